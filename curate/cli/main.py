@@ -1,0 +1,82 @@
+"""Entry point of the `curate` command: registers the commands, turns errors into sentences and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from curate import __version__
+from curate.cli import clean, explain, inspect, plan, run, schema, status, verify
+from curate.errors import CurateError, ExitCode
+
+app = typer.Typer(
+    name="curate",
+    help="Shards in, a smaller better training set out: index, embed, cluster, deduplicate, prune, release.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("status")(status.status)
+app.command("explain")(explain.explain)
+app.command("inspect")(inspect.inspect)
+app.command("verify")(verify.verify)
+app.command("clean")(clean.clean)
+app.command("schema")(schema.schema)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"curate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Shards in, a smaller better training set out."""
+
+
+def main() -> None:
+    """Run the command line; the process ends with an exit code of docs/exit-codes.md."""
+    try:
+        code = app(standalone_mode=False) or 0
+    except CurateError as error:
+        code = _say(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("stopped; what is finished is kept, run the same command again to continue", ExitCode.INTERRUPTED)
+    except typer.Exit as leave:
+        code = leave.exit_code
+    except Exception as error:
+        # click's usage errors know how to show themselves
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            code = int(ExitCode.SPEC)
+        else:
+            traceback.print_exc()
+            code = _say(f"internal error ({type(error).__name__}): {error}; please report it", ExitCode.INTERNAL)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == ExitCode.ENGINE:
+        # a dead Ray server would keep its exit hooks waiting
+        os._exit(code)
+    sys.exit(code)
+
+
+def _say(text: str, code: ExitCode) -> int:
+    Console(stderr=True).print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return int(code)
+
+
+if __name__ == "__main__":
+    main()

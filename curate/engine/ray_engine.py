@@ -1,0 +1,206 @@
+"""The Ray engine: tasks for light work, actors that keep a model for heavy work. The only module that imports ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import psutil
+import ray
+import ray.exceptions
+
+from curate.engine.base import Done, Failure, Item, Need, Result, attempt
+from curate.errors import EngineError
+
+RETRIES = 3
+"""How often an item is tried again when its worker or node dies."""
+_TICK_S = 1.0
+_GROW_S = 5.0
+
+
+class _Worker:
+    """An actor that runs any function; state lives in curate.engine.state."""
+
+    def run(self, function: Callable[[Any], Any], item: Any) -> Any:
+        return attempt(function, item)
+
+    def ready(self) -> bool:
+        return True
+
+
+class RayEngine:
+    """Runs items on a Ray cluster: a local one of its own, or the one at `address`."""
+
+    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+        """Connect to `address`, or start a local Ray with `workers` CPUs (default: all). Raises EngineError."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        self.local = address is None
+        common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
+        try:
+            if self.local:
+                # Items and results are small; data goes through the store, so a small object store is enough.
+                ray.init(
+                    address="local", num_cpus=workers, include_dashboard=False, object_store_memory=128 << 20, **common
+                )
+            else:
+                ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
+            where = "start a local Ray" if self.local else f"reach the Ray cluster at {address}"
+            raise EngineError(
+                f"cannot {where}: {error}; check --address and RAY_ADDRESS, and RAY_AUTH_TOKEN if it uses tokens"
+            ) from error
+        self.address = address
+        self._servers = [
+            child for child in psutil.Process().children(recursive=True) if child.name() in {"raylet", "gcs_server"}
+        ]
+
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], need: Need
+    ) -> Iterator[Done[Item, Result]]:
+        """Run items on tasks, or on actors when `need.state` is set. In flight: two items a worker."""
+        shared = ray.put(function)
+        runner = self._actors(shared, need) if need.state else self._tasks(shared, need)
+        with contextlib.closing(runner) as submit:
+            yield from self._drive(items, submit)
+
+    def _drive(self, items: Iterable[Item], submit: _Submitter) -> Iterator[Done[Item, Result]]:
+        pending: dict[Any, Item] = {}
+        queue = iter(items)
+        exhausted = False
+        while True:
+            while not exhausted and len(pending) < submit.capacity():
+                try:
+                    item = next(queue)
+                except StopIteration:
+                    exhausted = True
+                    break
+                pending[submit(item)] = item
+            if not pending:
+                return
+            self._check_alive()
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=_TICK_S)
+            for ref in ready:
+                item = pending.pop(ref)
+                submit.finished(ref)
+                try:
+                    result = ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    self._check_alive()
+                    raise EngineError(
+                        f"the worker of {item} was lost {RETRIES + 1} times ({type(error).__name__}: "
+                        f"{str(error).splitlines()[0]}); finished parts are kept, run the same command again"
+                    ) from error
+                if isinstance(result, Failure):
+                    result.throw(item)
+                yield Done(item, result)
+
+    def _tasks(self, shared: Any, need: Need) -> _Submitter:
+        return _Tasks(shared, need, self)
+
+    def _actors(self, shared: Any, need: Need) -> _Submitter:
+        return _Actors(shared, need, self)
+
+    def workers(self, need: Need) -> int:
+        """Workers that fit into the cluster as it is now."""
+        total = ray.cluster_resources()
+        fits = [total.get("CPU", 1) / need.cpus] if need.cpus else []
+        if need.gpus:
+            fits.append(total.get("GPU", 0) / need.gpus)
+        return max(1, int(min(fits, default=1)))
+
+    def describe(self) -> dict[str, Any]:
+        """Version, address and resources, for run.json."""
+        total = ray.cluster_resources()
+        return {
+            "engine": "ray",
+            "ray": ray.__version__,
+            "address": self.address or "local",
+            "nodes": sum(1 for node in ray.nodes() if node["Alive"]),
+            "cpus": int(total.get("CPU", 0)),
+            "gpus": int(total.get("GPU", 0)),
+        }
+
+    def _check_alive(self) -> None:
+        for server in self._servers:
+            if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+                raise EngineError(
+                    "Ray itself died under this run (its server process was killed or ran out of memory); "
+                    "finished parts are kept, run the same command again"
+                )
+
+    def close(self) -> None:
+        """Stop the local Ray, or disconnect."""
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+
+
+class _Submitter:
+    """Hands items to workers and knows how many may be in flight."""
+
+    def __init__(self, shared: Any, need: Need, engine: RayEngine) -> None:
+        self.shared, self.need, self.engine = shared, need, engine
+        self._slots, self._checked = 0, 0.0
+
+    def slots(self) -> int:
+        """Workers that fit, asked of the cluster every few seconds: it may grow."""
+        if time.monotonic() - self._checked > _GROW_S or not self._slots:
+            self._slots, self._checked = self.engine.workers(self.need), time.monotonic()
+        return self._slots
+
+    def capacity(self) -> int:
+        return 2 * self.slots()
+
+    def __call__(self, item: Any) -> Any:
+        raise TypeError("abstract")
+
+    def finished(self, ref: Any) -> None:
+        """Called with each reference that is done."""
+
+    def close(self) -> None:
+        """Release workers."""
+
+
+class _Tasks(_Submitter):
+    def __init__(self, shared: Any, need: Need, engine: RayEngine) -> None:
+        super().__init__(shared, need, engine)
+        self._remote = ray.remote(attempt).options(
+            num_cpus=need.cpus, num_gpus=need.gpus, max_retries=RETRIES, retry_exceptions=False
+        )
+
+    def __call__(self, item: Any) -> Any:
+        return self._remote.remote(self.shared, item)
+
+
+class _Actors(_Submitter):
+    def __init__(self, shared: Any, need: Need, engine: RayEngine) -> None:
+        super().__init__(shared, need, engine)
+        self._remote = ray.remote(_Worker).options(
+            num_cpus=need.cpus, num_gpus=need.gpus, max_restarts=-1, max_task_retries=RETRIES
+        )
+        self._pool: list[Any] = []
+        self._load: list[int] = []
+        self._of: dict[Any, int] = {}
+
+    def __call__(self, item: Any) -> Any:
+        idle = min(range(len(self._pool)), key=self._load.__getitem__, default=-1)
+        if idle < 0 or (self._load[idle] and len(self._pool) < self.slots()):
+            self._pool.append(self._remote.remote())
+            self._load.append(0)
+            idle = len(self._pool) - 1
+        ref = self._pool[idle].run.remote(self.shared, item)
+        self._load[idle] += 1
+        self._of[ref] = idle
+        return ref
+
+    def finished(self, ref: Any) -> None:
+        self._load[self._of.pop(ref)] -= 1
+
+    def close(self) -> None:
+        for actor in self._pool:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)

@@ -1,0 +1,1 @@
+"""Deciding per row: predicates over columns."""

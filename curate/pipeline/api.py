@@ -1,0 +1,273 @@
+"""The Python API: `curate.run(spec)` and the run it gives back, with the same words as the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from rich.console import Console
+
+from curate.engine.base import Engine, InlineEngine
+from curate.engine.events import EventLog
+from curate.errors import CurateError, InputError, SpecError
+from curate.pipeline.execute import Executor, StepResult
+from curate.pipeline.load import Loaded, load
+from curate.pipeline.plan import Plan, make_plan
+from curate.pipeline.reporting import Reporter
+from curate.pipeline.runfile import RunFile, StepRecord, read_run, versions
+from curate.stages import registry
+from curate.stages.embed import EmbedStage
+from curate.store.columns import part_file, read_vectors
+from curate.store.groups import Group
+from curate.store.inputs import PartSource
+from curate.store.workspace import Workspace
+
+Source = str | PathLike[str] | Mapping[str, Any]
+
+
+def prepare(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    limit_shards: int | None = None,
+    sample: float | None = None,
+) -> tuple[Loaded, Plan]:
+    """Read and check a pipeline, and plan it. Raises SpecError, InputError, ModelError; writes nothing."""
+    configs = {kind: stage.Config for kind, stage in registry().items()}
+    loaded = load(source, registry=configs, overrides=overrides)
+    plan = make_plan(loaded.spec, limit_shards=limit_shards, sample=sample)
+    return loaded, plan
+
+
+def run(
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    limit_shards: int | None = None,
+    sample: float | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    quiet: bool = True,
+    console: Console | None = None,
+) -> Run:
+    """Run a pipeline to its end, reusing whatever of it is stored already.
+
+    source: path or URL of a pipeline file, or the same as a dict. overrides: texts such as "stages.prune.keep=0.3".
+    limit_shards, sample: pilot runs on the first shards or a share of the samples. address: a Ray cluster; otherwise a
+    local Ray with `workers` CPUs (default: all) is started and stopped; workers=0 runs everything in this process.
+    Raises SpecError, InputError, ModelError before work starts; StorageError and EngineError later. A bad sample is not
+    an error: see `Run.quarantined`.
+    """
+    loaded, plan = prepare(source, overrides=overrides, limit_shards=limit_shards, sample=sample)
+    plan.workspace.check_writable()
+    console = console or Console(stderr=True, quiet=quiet)
+    engine = _engine(plan, address, workers)
+    try:
+        return _run(loaded, plan, engine, console, quiet, limit_shards, sample)
+    finally:
+        engine.close()
+
+
+def _engine(plan: Plan, address: str | None, workers: int | None) -> Engine:
+    if workers == 0:
+        return InlineEngine()
+    memory = [s.url for source in plan.sources for s in source.shards[:1] if s.url.startswith("memory:")]
+    if memory or plan.workspace.url.startswith("memory:"):
+        raise SpecError("memory:// exists in one process only; run with workers=0 (--workers 0), or use a folder")
+    from curate.engine.ray_engine import RayEngine
+
+    return RayEngine(address, workers)
+
+
+def _run(
+    loaded: Loaded,
+    plan: Plan,
+    engine: Engine,
+    console: Console,
+    quiet: bool,
+    limit_shards: int | None,
+    sample: float | None,
+) -> Run:
+    workspace = plan.workspace
+    _resolve_devices(plan, engine)
+    driver = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+    events = EventLog(workspace, driver)
+    reporter = Reporter(console, events, quiet)
+    record = RunFile(
+        name=plan.spec.name,
+        plan=plan.fingerprint,
+        command=shlex.join(["curate", *sys.argv[1:]]) if sys.argv[0].endswith("curate") else "curate.run(...)",
+        spec=loaded.unexpanded,
+        source=loaded.source_name,
+        limit_shards=limit_shards,
+        sample=sample,
+        driver=driver,
+        started=time.time(),
+        engine=engine.describe(),
+        versions=versions(),
+        input_bytes=plan.nbytes,
+        parts=len(plan.sources),
+        truth=_truth(plan),
+        shards=sum(max(1, len(source.shards)) for source in plan.sources),
+        steps=[
+            StepRecord(
+                name=step.name,
+                kind=step.kind,
+                folder=step.folder,
+                group=step.group if step.stage.columns() or step.stage.drops else None,
+                whole=step.whole,
+                quarantines=step.stage.quarantines,
+                parts=len(step.parts),
+                facts=step.stage.facts(),
+            )
+            for step in plan.steps
+        ],
+    )
+    record.write(workspace)
+    events.emit("run", name=record.name, plan=record.plan, engine=record.engine)
+    executor = Executor(plan, engine, reporter)
+    try:
+        for step, entry in zip(plan.steps, record.steps, strict=True):
+            entry.status = "running"
+            entry.rows_before = executor.alive_now
+            result = executor.run(step)
+            _note(record, entry, result, executor)
+            events.emit("step", step=step.name, seconds=entry.seconds, reused_parts=entry.reused_parts)
+            record.write(workspace)
+            reporter.say(line_of(entry))
+        record.status = "done"
+    except KeyboardInterrupt:
+        record.status, record.error = "interrupted", "stopped by the user"
+        raise
+    except BaseException as error:
+        record.status, record.error = "failed", str(error)
+        for entry in record.steps:
+            if entry.status == "running":
+                entry.status = "failed"
+        raise
+    finally:
+        record.finished = time.time()
+        with contextlib.suppress(CurateError):
+            events.emit("end", status=record.status, error=record.error)
+            events.flush()
+            record.write(workspace)
+    return Run(workspace, record, plan.sources)
+
+
+def _truth(plan: Plan) -> str | None:
+    first = next((shard.url for source in plan.sources for shard in source.shards), None)
+    if first is None or not Workspace(first.rpartition("/")[0] or ".").exists("truth.json"):
+        return None
+    return f"{first.rpartition('/')[0] or '.'}/truth.json"
+
+
+def _resolve_devices(plan: Plan, engine: Engine) -> None:
+    gpus = bool(engine.describe().get("gpus"))
+    for step in plan.steps:
+        if gpus and isinstance(step.stage, EmbedStage):
+            step.stage.gpus = 1.0
+
+
+def _note(record: RunFile, entry: StepRecord, result: StepResult, executor: Executor) -> None:
+    entry.status = "done"
+    entry.seconds = round(result.seconds, 3)
+    entry.reused_parts = result.reused_parts
+    entry.facts |= result.sink
+    record.rows = executor.rows
+    if result.group is not None:
+        entry.reasons = result.group.counts
+        record.notes += [
+            {"step": entry.name, "part": part.part, **note} for part in result.group.parts for note in part.notes
+        ]
+        if result.group.quarantines:
+            record.quarantined += sum(entry.reasons.values())
+    if entry.rows_before is None:
+        entry.rows_before = executor.rows
+    entry.rows_after = executor.alive_now
+    record.alive = executor.alive_now or 0
+
+
+def line_of(entry: StepRecord) -> str:
+    """One line about a finished step."""
+    before, after = entry.rows_before or 0, entry.rows_after or 0
+    text = f"  {entry.name:<14} {after:>10,} alive"
+    if before != after:
+        text += f"   -{before - after:,} " + ", ".join(f"{reason} {n:,}" for reason, n in entry.reasons.items())
+    reused = f"   reused {entry.reused_parts} of {entry.parts} parts" if entry.reused_parts else ""
+    return f"{text}{reused}   {entry.seconds:.1f} s"
+
+
+def open_run(workspace: str) -> Run:
+    """The last run of a workspace. Raises StorageError when there is none."""
+    place = Workspace(workspace)
+    return Run(place, read_run(place))
+
+
+class Run:
+    """A run and what it left in its workspace."""
+
+    def __init__(self, workspace: Workspace, record: RunFile, sources: Sequence[PartSource] = ()) -> None:
+        self.workspace, self.record, self.sources = workspace, record, sources
+
+    @property
+    def release(self) -> str | None:
+        """URL of the release, if the pipeline writes one."""
+        return next((str(s.facts["url"]) for s in self.record.steps if "url" in s.facts), None)
+
+    @property
+    def quarantined(self) -> int:
+        """Samples set aside because something is wrong with them."""
+        return self.record.quarantined
+
+    def group(self, step: str) -> Group:
+        """The finished column group of a step. Raises StorageError when it is not finished."""
+        found = self.record.group(self.workspace, self.record.step(step))
+        if found is None:
+            raise InputError(f"step {step} of this run has no finished columns; run the pipeline to its end")
+        return found
+
+    def columns(self, *steps: str) -> pl.LazyFrame:
+        """Columns of one step, or of several side by side, as a polars LazyFrame over all parts, in input order.
+
+        With several steps, columns are called `step.column`. Memory: nothing is read before `collect`.
+        """
+        frames = []
+        for step in steps:
+            group = self.group(step)
+            names = [f"{group.folder}/{part_file(part.part, part.fingerprint)}" for part in group.parts]
+            frame = pl.concat([self._scan(name) for name in names])
+            frames.append(frame if len(steps) == 1 else frame.select(pl.all().name.prefix(f"{step}.")))
+        return frames[0] if len(frames) == 1 else pl.concat(frames, how="horizontal")
+
+    def _scan(self, name: str) -> pl.LazyFrame:
+        if self.workspace.is_local:
+            return pl.scan_parquet(self.workspace.path(name), glob=False)
+        return pl.scan_parquet(self.workspace.read(name))
+
+    def vectors(self, step: str, which: str = "image") -> Iterator[NDArray[np.float16]]:
+        """Packed vectors of each part in order, float16 [n, d]; memory-mapped on local disk."""
+        group = self.group(step)
+        for part in group.parts:
+            yield read_vectors(self.workspace, group.folder, part.part, part.fingerprint, which)
+
+    def artifacts(self, step: str) -> dict[str, Any]:
+        """Artifacts of a step by name: centroids, concepts, diagnostics."""
+        from curate.store.artifacts import read_artifacts
+
+        entry = self.record.step(step)
+        return dict(read_artifacts(self.workspace, entry.folder, entry.whole))
+
+    def __repr__(self) -> str:
+        record = self.record
+        return (
+            f"<Run {record.name}: {record.status}, {record.alive:,} of {record.rows:,} samples, {self.workspace.url}>"
+        )

@@ -1,0 +1,240 @@
+"""Run the steps of a plan on an engine. Done is what is stored: nothing else decides whether work is left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from curate.engine import exchange
+from curate.engine.base import Engine, Need
+from curate.errors import StorageError
+from curate.pipeline import jobs
+from curate.pipeline.plan import Plan, Step, layer
+from curate.pipeline.reporting import Reporter
+from curate.stages.base import Stage, Totals
+from curate.stages.sink import Sink
+from curate.store.artifacts import marker
+from curate.store.columns import PartEntry, part_file
+from curate.store.groups import Group, group_file, read_group, write_group
+from curate.store.workspace import Workspace
+
+JobArguments = tuple[Workspace, str, Stage[Any], str, str]
+"""What every job begins with: workspace, step, stage, folder, fingerprint of the whole."""
+LIGHT = Need(cpus=1.0)
+
+
+@dataclass
+class StepResult:
+    """What happened in one step."""
+
+    group: Group | None
+    seconds: float
+    reused_parts: int
+    sink: dict[str, Any] = field(default_factory=dict)
+
+
+class Executor:
+    """Runs steps in order and remembers only counts between them. Memory: the part entries of the current step."""
+
+    def __init__(self, plan: Plan, engine: Engine, reporter: Reporter) -> None:
+        self.plan, self.engine, self.reporter = plan, engine, reporter
+        self.rows = 0
+        self.alive: dict[str, int] = {}
+        self.alive_parts: list[int] = [0] * len(plan.sources)
+        self.rows_parts: list[int] = [0] * len(plan.sources)
+
+    @property
+    def alive_now(self) -> int | None:
+        """Samples still in; None before the index."""
+        return next(reversed(self.alive.values())) if self.alive else (self.rows or None)
+
+    def run(self, step: Step) -> StepResult:
+        """Bring one step to its end, whatever of it is stored already."""
+        start = time.monotonic()
+        result = self._sink(step, start) if isinstance(step.stage, Sink) else self._group(step, start)
+        if result.group is not None:
+            if not self.rows:
+                self.rows = result.group.rows
+                self.rows_parts = [entry.rows for entry in result.group.parts]
+                self.alive_parts = self.rows_parts
+            if result.group.drops:
+                self.alive[step.name] = result.group.alive or 0
+                self.alive_parts = [entry.alive or 0 for entry in result.group.parts]
+        return result
+
+    # --- column groups ----------------------------------------------------------------------------------------------
+
+    def _group(self, step: Step, start: float) -> StepResult:
+        workspace = self.plan.workspace
+        listing = workspace.listing(step.folder)
+        files = [part_file(index, fp) for index, fp in enumerate(step.parts)]
+        there = {index for index, file in enumerate(files) if file in listing}
+        finished = group_file(step.group) in listing and len(there) == len(files)
+        if finished and (not step.stage.has_reduce() or marker(step.whole) in listing):
+            group = read_group(workspace, step.folder, step.group)
+            self.reporter.reused(step.name, len(files))
+            return StepResult(group, time.monotonic() - start, len(files))
+        job = (workspace, step.name, step.stage, step.folder, step.whole)
+        missing = [index for index in range(len(files)) if index not in there]
+        if step.stage.has_reduce() and marker(step.whole) not in listing:
+            self._reduce(step, job)
+        buckets = self._exchange(step, job) if step.stage.has_exchange() and missing else None
+        fingerprints = dict(enumerate(step.parts))
+        entries: dict[int, PartEntry] = {}
+        stored = [self._parts(step, group) for group in _groups(sorted(there), 1)]
+        for entry in self._map(step, "reading", jobs.ReadEntries(*job, fingerprints), stored, LIGHT, quiet=True):
+            entries.update({e.part: e for e in entry})
+        size = 1 if buckets is None else len(exchange.part_groups(len(files))[0])
+        todo = [self._parts(step, group) for group in _groups(missing, size)]
+        need = _need(step)
+        for entry in self._map(step, "", jobs.MapParts(*job, fingerprints, buckets), todo, need, done=len(there)):
+            entries.update({e.part: e for e in entry})
+        group = Group(
+            step=step.name,
+            kind=step.kind,
+            folder=step.folder,
+            fingerprint=step.group,
+            config=step.stage.config.model_dump(mode="json"),
+            columns={name: str(dtype) for name, dtype in step.stage.schema().items()},
+            artifacts=step.whole if step.stage.has_reduce() else None,
+            drops=step.stage.drops,
+            quarantines=step.stage.quarantines,
+            parts=[entries[index] for index in range(len(files))],
+        )
+        write_group(workspace, group)
+        workspace.remove(f"scratch/{step.folder}")
+        return StepResult(group, time.monotonic() - start, len(there))
+
+    def _totals(self, step: Step) -> Totals:
+        layers = []
+        for earlier in self.plan.steps:
+            if earlier is step:
+                break
+            layers.append(layer(earlier, -1))
+        alive = self.alive[step.alive_from] if step.alive_from else self.rows
+        return Totals(self.plan.workspace, tuple(layers), self.rows, alive, dict(self.alive))
+
+    def _reduce(self, step: Step, job: JobArguments) -> None:
+        totals, number, again = self._totals(step), 0, True
+        while again:
+            summarise = jobs.Summarise(*job, totals, number)
+            there = self.plan.workspace.listing(summarise.folder_of(number))
+            missing = [index for index in range(len(step.parts)) if jobs.summary_file(index) not in there]
+            todo = [self._parts(step, [index]) for index in missing]
+            phase = "summary" if number == 0 else f"summary {number + 1}"
+            for _ in self._map(step, phase, summarise, todo, LIGHT):
+                pass
+            reduce = jobs.Reduce(*job, totals, number, len(step.parts))
+            (again,) = self._map(step, "reduce", reduce, [step.name], LIGHT, unit="step")
+            number += 1
+
+    def _exchange(self, step: Step, job: JobArguments) -> int:
+        workspace = self.plan.workspace
+        artifacts = jobs.Job(*job).opened()[1] if step.stage.has_reduce() else {}
+        buckets = step.stage.buckets(artifacts, self._totals(step))
+        folder = f"scratch/{step.folder}/{step.whole}"
+        listing = workspace.listing(folder)
+        groups = exchange.part_groups(len(step.parts))
+        todo = [
+            self._parts(step, list(group), run)
+            for run, group in enumerate(groups)
+            if exchange.run_marker(run) not in listing
+        ]
+        for _ in self._map(step, "emit", jobs.Emit(*job, buckets), todo, LIGHT):
+            pass
+        work = [b for b in range(buckets.n) if exchange.bucket_marker(b) not in listing]
+        for _ in self._map(step, "buckets", jobs.WorkBucket(*job, len(groups)), work, _need(step), unit="bucket"):
+            pass
+        return buckets.n
+
+    # --- sinks --------------------------------------------------------------------------------------------------------
+
+    def _sink(self, step: Step, start: float) -> StepResult:
+        stage, workspace = step.stage, self.plan.workspace
+        assert isinstance(stage, Sink)
+        listing = workspace.listing(step.folder)
+        target = stage.target(workspace, step.whole)
+        report_file = f"finished.{step.whole}.json"
+        if report_file in listing:
+            report = json.loads(workspace.read(f"{step.folder}/{report_file}"))
+            if stage.intact(report, target):
+                self.reporter.reused(step.name, report["shards"], "shard")
+                return StepResult(None, time.monotonic() - start, report["shards"], report)
+        job = (workspace, step.name, stage, step.folder, step.whole)
+        if report_file in listing or marker(step.whole) not in listing:
+            # the marker of the reduce stands for the claim: from there on, what lies in the target is ours
+            self._claim(step, target)
+            for name in (name for name in listing if f".{step.whole}." in name):
+                workspace.remove(f"{step.folder}/{name}")
+            listing = {}
+            self._reduce(step, job)
+        units = stage.units(jobs.Job(*job).opened()[1], len(step.parts))
+        todo = [unit for unit in units if jobs.unit_marker(unit, step.whole) not in listing]
+        items = (jobs.UnitItem(unit, tuple(self.plan.part(index, step.name) for index in unit.parts)) for unit in todo)
+        write = jobs.WriteUnit(*job, target)
+        for _ in self._map(step, "", write, items, LIGHT, total=len(todo), unit="file", done=len(units) - len(todo)):
+            pass
+        markers = (f"{step.folder}/{jobs.unit_marker(unit, step.whole)}" for unit in units)
+        try:
+            report = stage.finish((json.loads(workspace.read(name)) for name in markers), target)
+        except StorageError:
+            for unit in units:  # the markers say more than is there: the next run writes all units again
+                workspace.remove(f"{step.folder}/{jobs.unit_marker(unit, step.whole)}")
+            raise
+        workspace.put(f"{step.folder}/{report_file}", json.dumps(report).encode())
+        workspace.remove(f"scratch/{step.folder}")
+        return StepResult(None, time.monotonic() - start, len(units) - len(todo), report)
+
+    def _claim(self, step: Step, target: Workspace) -> None:
+        """A folder that holds something else is never written into."""
+        if foreign := sorted([*target.listing(), *target.folders()]):
+            raise StorageError(
+                f"stage {step.name} is to write to {target.where()}, which already holds {foreign[0]}"
+                f"{f' and {len(foreign) - 1} more files' if len(foreign) > 1 else ''}; "
+                "choose another folder with `to`, or empty this one"
+            )
+
+    # --- one map ------------------------------------------------------------------------------------------------------
+
+    def _parts(self, step: Step, indices: list[int], run: int = 0) -> jobs.Parts:
+        return jobs.Parts(tuple(self.plan.part(index, step.name) for index in indices), run)
+
+    def _map(
+        self,
+        step: Step,
+        phase: str,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        need: Need,
+        *,
+        total: int | None = None,
+        unit: str = "part",
+        done: int = 0,
+        quiet: bool = False,
+    ) -> Iterable[Any]:
+        if total is None:
+            items = list(items)
+            total = len(items)
+        if not total:
+            return
+        with self.reporter.phase(step.name, phase, total + done, unit, done, quiet) as progress:
+            for finished in self.engine.map(function, items, need):
+                progress.advance(1, self._rows_of(finished.item))
+                yield finished.result
+
+    def _rows_of(self, item: Any) -> int:
+        return int(np.sum([self.alive_parts[p.index] for p in item.parts])) if isinstance(item, jobs.Parts) else 0
+
+
+def _groups(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _need(step: Step) -> Need:
+    resources = step.stage.resources()
+    return Need(resources.cpus, resources.gpus, step.folder if resources.model else None)

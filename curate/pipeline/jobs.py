@@ -1,0 +1,253 @@
+"""What workers run: each job is a small picklable callable that opens the step's state once and handles one item."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate.engine import exchange
+from curate.engine.state import keep
+from curate.stages.base import Again, Columns, Stage, Totals, with_alive
+from curate.stages.part import Part
+from curate.stages.sink import Sink, Unit
+from curate.store.artifacts import Artifact, read_artifacts, write_artifacts
+from curate.store.columns import PartEntry, PartMeta, read_entry, write_part
+from curate.store.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An item: one part, or a few neighbours."""
+
+    parts: tuple[Part, ...]
+    run: int = 0
+
+    def __str__(self) -> str:
+        first, last = self.parts[0], self.parts[-1]
+        name = first.source.label
+        return f"part {first.index} ({name})" if first is last else f"parts {first.index}-{last.index} (from {name})"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all jobs of a step share."""
+
+    workspace: Workspace
+    step: str
+    stage: Stage[Any]
+    folder: str
+    whole: str
+
+    @property
+    def scratch(self) -> str:
+        """Folder of the files that live until the step is finished."""
+        return f"scratch/{self.folder}/{self.whole}"
+
+    def opened(self) -> tuple[Stage[Any], dict[str, Artifact]]:
+        """The stage after `setup`, and its artifacts; kept by the worker."""
+
+        def make() -> tuple[Stage[Any], dict[str, Artifact]]:
+            self.stage.setup()
+            has = self.stage.has_reduce()
+            return self.stage, read_artifacts(self.workspace, self.folder, self.whole) if has else {}
+
+        return keep(f"{self.workspace.url}/{self.folder}/{self.whole}", make)
+
+
+@dataclass(frozen=True)
+class ReadEntries(Job):
+    """Look at parts that an earlier run committed."""
+
+    fingerprints: dict[int, str]
+
+    def __call__(self, item: Parts) -> list[PartEntry]:
+        """Footers of the parts."""
+        return [read_entry(self.workspace, self.folder, p.index, self.fingerprints[p.index]) for p in item.parts]
+
+
+@dataclass(frozen=True)
+class Pass(Job):
+    """One pass of a reduce; `number` counts from 0."""
+
+    totals: Totals
+    number: int
+
+    def folder_of(self, number: int) -> str:
+        """Scratch folder of a pass."""
+        return f"{self.scratch}/pass-{number:02d}"
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the pass before handed on."""
+        return {} if self.number == 0 else self._load(f"{self.folder_of(self.number)}/state.npz")
+
+    def _load(self, name: str) -> dict[str, NDArray[Any]]:
+        with np.load(io.BytesIO(self.workspace.read(name)), allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+
+    def _save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        self.workspace.put(name, buffer.getbuffer())
+
+
+@dataclass(frozen=True)
+class Summarise(Pass):
+    """First half of a reduce."""
+
+    def __call__(self, item: Parts) -> int:
+        """Write one summary file a part; returns how many."""
+        state = self.state()
+        for part in item.parts:
+            summary = self.stage.summarise(part, self.totals, state)
+            self._save(f"{self.folder_of(self.number)}/{summary_file(part.index)}", summary)
+        return len(item.parts)
+
+
+def summary_file(part: int) -> str:
+    """Name of a part's summary in scratch."""
+    return f"summary-{part:05d}.npz"
+
+
+@dataclass(frozen=True)
+class Reduce(Pass):
+    """Second half of a reduce."""
+
+    parts: int
+
+    def __call__(self, item: str) -> bool:
+        """Read all summaries in part order and reduce; commit the artifacts, or the state of another pass (True)."""
+        result = self.stage.reduce(self._summaries(), self.totals, self.state())
+        if isinstance(result, Again):
+            self._save(f"{self.folder_of(self.number + 1)}/state.npz", result.state)
+            return True
+        write_artifacts(self.workspace, self.folder, self.whole, result)
+        return False
+
+    def _summaries(self) -> Iterator[dict[str, NDArray[Any]]]:
+        for part in range(self.parts):
+            yield self._load(f"{self.folder_of(self.number)}/{summary_file(part)}")
+
+
+@dataclass(frozen=True)
+class Emit(Job):
+    """First third of an exchange."""
+
+    buckets: exchange.Buckets
+
+    def __call__(self, item: Parts) -> int:
+        """Write the records of a group of parts; returns the rows."""
+        stage, artifacts = self.opened()
+        records = (stage.emit(part, artifacts) for part in item.parts)
+        return exchange.write_runs(self.workspace, self.scratch, item.run, records, self.buckets)
+
+
+@dataclass(frozen=True)
+class WorkBucket(Job):
+    """Second third of an exchange."""
+
+    runs: int
+
+    def __call__(self, item: int) -> int:
+        """Work on one bucket; returns its rows."""
+        stage, artifacts = self.opened()
+        bucket = exchange.read_bucket(self.workspace, self.scratch, self.runs, item)
+        worked = stage.work(bucket, artifacts)
+        if worked.table is not None:
+            buffer = io.BytesIO()
+            worked.table.write_parquet(buffer)
+            self.workspace.put(f"{self.folder}/{table_file(item, self.whole)}", buffer.getbuffer())
+        exchange.write_back(self.workspace, self.scratch, item, worked.back)
+        return len(bucket.rows)
+
+
+def table_file(bucket: int, whole: str) -> str:
+    """Name of the table that a bucket leaves in the group's folder."""
+    return f"table-{bucket:05d}.{whole}.parquet"
+
+
+@dataclass(frozen=True)
+class MapParts(Job):
+    """The map shape, and the last third of an exchange."""
+
+    fingerprints: dict[int, str]
+    buckets: int | None = None
+
+    def __call__(self, item: Parts) -> list[PartEntry]:
+        """Compute and commit the step's columns of a few parts."""
+        stage, artifacts = self.opened()
+        if self.buckets is None:
+            return [self._one(stage, part, artifacts, None) for part in item.parts]
+        back = exchange.read_back(self.workspace, self.scratch, self.buckets, [part.index for part in item.parts])
+        return [self._one(stage, part, artifacts, rows) for part, (_, rows) in zip(item.parts, back, strict=True)]
+
+    def _one(
+        self, stage: Stage[Any], part: Part, artifacts: dict[str, Artifact], back: NDArray[Any] | None
+    ) -> PartEntry:
+        columns = stage.map(part, artifacts, back)
+        frame, alive, counts = _finished(stage, part, columns)
+        meta = PartMeta(
+            step=self.step,
+            part=part.index,
+            fingerprint=self.fingerprints[part.index],
+            rows=frame.height,
+            alive=alive,
+            counts=counts,
+            notes=columns.notes,
+        )
+        return write_part(self.workspace, self.folder, meta, frame, columns.vectors)
+
+
+def _finished(stage: Stage[Any], part: Part, columns: Columns) -> tuple[pl.DataFrame, int | None, dict[str, int]]:
+    frame = columns.frame
+    if part.layers and frame.height != part.rows:
+        raise ValueError(
+            f"stage {stage.kind} returned {frame.height} rows for part {part.index}, which has {part.rows}"
+        )
+    alive, counts = None, {}
+    if stage.drops:
+        before = part.alive if part.layers else np.ones(frame.height, dtype=bool)
+        frame = with_alive(frame, before)
+        alive = int(frame["alive"].sum())
+        dropped = frame.filter(pl.Series(before) & ~pl.col("alive"))["reason"].fill_null("unknown").value_counts()
+        counts = dict(sorted(dropped.iter_rows()))
+    schema = stage.schema()
+    frame = frame.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+    return frame, alive, counts
+
+
+@dataclass(frozen=True)
+class WriteUnit(Job):
+    """One unit of a sink."""
+
+    target: Workspace
+
+    def __call__(self, item: UnitItem) -> int:
+        """Write it, then its marker."""
+        stage, artifacts = self.opened()
+        assert isinstance(stage, Sink)
+        result = stage.write(item.unit, item.parts, artifacts, self.target)
+        self.workspace.put(f"{self.folder}/{unit_marker(item.unit, self.whole)}", json.dumps(result).encode())
+        return int(result.get("samples", 0))
+
+
+@dataclass(frozen=True)
+class UnitItem:
+    """A unit and the parts it reads."""
+
+    unit: Unit
+    parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        return f"{self.unit.kind} {self.unit.index}"
+
+
+def unit_marker(unit: Unit, whole: str) -> str:
+    """File in the step's folder that says a unit of a sink is finished, and what came of it."""
+    return f"{unit.name}.{whole}.json"

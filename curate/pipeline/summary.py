@@ -1,0 +1,149 @@
+"""What a finished run amounts to, as plain data and as a page of text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from curate.pipeline.api import Run
+from curate.pipeline.truth import found_of_planted
+from curate.report.page import duration, size
+from curate.store.columns import read_columns
+from curate.store.uids import format_uid
+
+SHOWN = 10
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Funnel, concepts, duplicates, broken samples, release. Memory: what is shown, and one part at a time."""
+    record = run.record
+    dropped = record.rows - record.alive - record.quarantined
+    return {
+        "name": record.name,
+        "workspace": run.workspace.url,
+        "status": record.status,
+        "rows": record.rows,
+        "alive": record.alive,
+        "dropped": dropped,
+        "quarantined": record.quarantined,
+        "seconds": round((record.finished or record.started) - record.started, 1),
+        "steps": [
+            {
+                "name": step.name,
+                "kind": step.kind,
+                "rows_before": step.rows_before,
+                "rows_after": step.rows_after,
+                "reasons": step.reasons,
+                "quarantines": step.quarantines,
+                "seconds": step.seconds,
+                "reused_parts": step.reused_parts,
+                "parts": step.parts,
+                **({"facts": step.facts} if step.facts else {}),
+            }
+            for step in record.steps
+        ],
+        "broken_shards": [note for note in record.notes if note.get("kind") == "shard"],
+        "broken": list(_broken(run)),
+        "concepts": _concepts(run),
+        "planted": found_of_planted(run),
+        "release": next((step.facts for step in record.steps if "url" in step.facts), None),
+        "report": None,
+    }
+
+
+def _broken(run: Run) -> Iterator[dict[str, Any]]:
+    """The first SHOWN quarantined samples of each step, in input order."""
+    index = run.record.steps[0]
+    for step in run.record.steps:
+        if not step.quarantines or not step.reasons:
+            continue
+        shown, group, base = 0, run.group(step.name), run.group(index.name)
+        for part, origin in zip(group.parts, base.parts, strict=True):
+            if shown >= SHOWN or not part.counts:
+                continue
+            wanted = [name for name in ("keep", "reason", "detail") if name in group.columns]
+            columns = ["uid_hi", "uid_lo", "key", "shard", "detail"]
+            frame = pl.concat(
+                [
+                    read_columns(run.workspace, base.folder, part.part, origin.fingerprint, columns),
+                    read_columns(run.workspace, group.folder, part.part, part.fingerprint, wanted).rename(
+                        {"detail": "why"}, strict=False
+                    ),
+                ],
+                how="horizontal",
+            ).filter(~pl.col("keep"))
+            for row in frame.head(SHOWN - shown).iter_rows(named=True):
+                shown += 1
+                yield {
+                    "step": step.name,
+                    "uid": format_uid(row["uid_hi"], row["uid_lo"]),
+                    "key": row["key"],
+                    "part": part.part,
+                    "shard": _shard(run, part.part, row["shard"]),
+                    "status": row["reason"],
+                    "detail": row.get("why") or row["detail"] or "",
+                }
+
+
+def _shard(run: Run, part: int, shard: int | None) -> str:
+    names = run.sources[part].names if part < len(run.sources) else ()
+    return names[shard] if shard is not None and shard < len(names) else f"part {part}"
+
+
+def _concepts(run: Run) -> dict[str, Any] | None:
+    """Quotas of the last prune stage: the largest and the smallest, and how hard the bounds pressed."""
+    prunes = [step for step in run.record.steps if step.kind == "prune" and step.status == "done"]
+    if not prunes:
+        return None
+    artifacts = run.artifacts(prunes[-1].name)
+    table = artifacts["concepts"].filter(pl.col("size") > 0).sort(["quota", "concept"], descending=[True, False])
+    columns = ["concept", "size", "quota", "complexity", "saturated"]
+    return {
+        "step": prunes[-1].name,
+        "diagnostics": artifacts["diagnostics"],
+        "largest": table.head(3).select(columns).to_dicts(),
+        "smallest": table.tail(3).select(columns).to_dicts(),
+    }
+
+
+def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """The summary as text, a line at a time."""
+    yield ""
+    yield (
+        f"{summary['name']}: {summary['rows']:,} samples in = {summary['alive']:,} kept "
+        f"+ {summary['dropped']:,} dropped + {summary['quarantined']:,} quarantined, in {duration(summary['seconds'])}"
+    )
+    yield ""
+    for step in summary["steps"]:
+        gone = (step["rows_before"] or 0) - (step["rows_after"] or 0)
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in step["reasons"].items())
+        reused = "   (stored before)" if step["reused_parts"] and step["reused_parts"] >= step["parts"] else ""
+        yield f"  {step['name']:<14}{step['rows_after'] or 0:>10,}{f'   -{gone:,}  {reasons}' if gone else ''}{reused}"
+    if summary["planted"]:
+        told = ", ".join(f"{kind} {found} of {n}" for kind, (found, n) in summary["planted"]["kinds"].items())
+        yield ""
+        yield f"planted duplicates found: {summary['planted']['found']} of {summary['planted']['planted']} ({told})"
+    if concepts := summary["concepts"]:
+        yield ""
+        for which in ("largest", "smallest"):
+            told = ", ".join(f"#{c['concept']}: {c['quota']:,} of {c['size']:,}" for c in concepts[which])
+            yield f"{which} quotas:  {told}"
+    if summary["broken"] or summary["broken_shards"]:
+        yield ""
+        yield "set aside, with the reason:"
+        for note in summary["broken_shards"]:
+            yield f"  shard {note['shard']}: {note['detail']} ({note['rows']:,} samples read)"
+        for row in summary["broken"]:
+            yield f"  {row['shard']} {row['key']}: {row['status']}{', ' + row['detail'] if row['detail'] else ''}"
+    yield ""
+    if release := summary["release"]:
+        facts = f"{release['samples']:,} samples, {release['shards']} shards, {size(release['bytes'])}"
+        yield f"release:  {release['url']}  ({facts})"
+    if summary["report"]:
+        yield f"report:   {summary['report']}"
+    if release:
+        yield f"next:     curate verify {release['url']}"
+    if summary["broken"]:
+        yield f"          curate explain {summary['broken'][0]['uid']} {summary['workspace']}"

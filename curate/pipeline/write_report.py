@@ -1,0 +1,204 @@
+"""Collect what report.html shows from a finished run, thumbnails included, and write it into the workspace."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from typing import Any
+
+import polars as pl
+
+from curate.pipeline.api import Run
+from curate.pipeline.samples import Sample, find_samples, sample_bytes
+from curate.report import page
+from curate.store.images import DecodeError, decode_rgb
+
+GROUPS, THUMBNAILS, EDGE = 8, 6, 112
+"""Duplicate groups and thumbnails a concept that are shown, and the longer side of a thumbnail in pixels."""
+
+
+def write_report(run: Run, summary: dict[str, Any]) -> str:
+    """Write report.html; returns where. Memory: the concept and keeper columns, and the images shown."""
+    run.workspace.put("report.html", page.render(report_data(run, summary)).encode())
+    return run.workspace.where("report.html")
+
+
+def report_data(run: Run, summary: dict[str, Any]) -> page.ReportData:
+    """Everything the page needs."""
+    record = run.record
+    return page.ReportData(
+        title=record.name,
+        command=record.command,
+        created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(record.finished or record.started)),
+        totals=page.Totals(
+            rows_in=summary["rows"],
+            alive=summary["alive"],
+            dropped=summary["dropped"],
+            quarantined=summary["quarantined"],
+        ),
+        funnel=tuple(
+            page.FunnelStage(
+                stage=step["name"],
+                kind=step["kind"],
+                rows_before=step["rows_before"] or 0,
+                rows_after=step["rows_after"] or 0,
+                reasons=step["reasons"],
+                quarantined=sum(step["reasons"].values()) if step["quarantines"] else 0,
+                seconds=step["seconds"] or 0.0,
+                reused=bool(step["reused_parts"]) and step["reused_parts"] >= step["parts"],
+            )
+            for step in summary["steps"]
+        ),
+        quarantine=_quarantine(run, summary),
+        concepts=_concepts(run),
+        allocation=_allocation(summary),
+        duplicates=_duplicates(run, summary),
+        release=_release(summary),
+        next_steps=_next_steps(summary),
+    )
+
+
+def _quarantine(run: Run, summary: dict[str, Any]) -> page.Quarantine:
+    by_status: dict[str, int] = {}
+    for step in summary["steps"]:
+        if step["quarantines"]:
+            for reason, n in step["reasons"].items():
+                by_status[reason] = by_status.get(reason, 0) + n
+    rows = tuple(
+        page.BrokenSample(
+            uid=row["uid"], key=row["key"], shard=str(row["shard"]), status=row["status"], detail=row["detail"]
+        )
+        for row in summary["broken"]
+    )
+    return page.Quarantine(total=summary["quarantined"], by_status=by_status, rows=rows)
+
+
+def _thumb(run: Run, sample: Sample) -> str:
+    data = sample_bytes(run, sample)
+    if data is None:
+        return ""
+    try:
+        image = decode_rgb(data, 100_000_000)
+    except DecodeError:
+        return ""
+    image.thumbnail((EDGE, EDGE))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _concepts(run: Run) -> tuple[page.Concept, ...]:
+    prunes = [step for step in run.record.steps if step.kind == "prune" and step.status == "done"]
+    if not prunes:
+        return ()
+    table = run.artifacts(prunes[-1].name)["concepts"]
+    concepts = [
+        page.Concept(
+            concept=row["concept"],
+            size=row["size"],
+            quota=row["quota"],
+            kept=row["quota"],
+            d_intra=row["d_intra"],
+            d_inter=row["d_inter"],
+            complexity=row["complexity"],
+            saturated=row["saturated"],
+        )
+        for row in table.filter(pl.col("size") > 0).iter_rows(named=True)
+    ]
+    shown = {c.concept for group in page.concepts_to_show(concepts) for c in group}
+    thumbs = {concept: _members(run, prunes[-1].name, concept) for concept in shown}
+    return tuple(c.model_copy(update={"thumbnails": thumbs.get(c.concept, ())}) for c in concepts)
+
+
+def _members(run: Run, prune: str, concept: int) -> tuple[str, ...]:
+    """Thumbnails of the kept samples of a concept that come first in input order."""
+    index = run.record.steps[0].name
+    cluster = next(s.name for s in reversed(run.record.steps) if s.kind == "cluster")
+    samples = find_samples(
+        run, {index: ["uid_hi"], cluster: ["concept"], prune: ["keep"]},
+        (pl.col(f"{cluster}.concept") == concept) & pl.col(f"{prune}.keep"), THUMBNAILS,
+    )  # fmt: skip
+    return tuple(thumb for sample in samples if (thumb := _thumb(run, sample)))
+
+
+def _allocation(summary: dict[str, Any]) -> page.Allocation | None:
+    if not (concepts := summary["concepts"]):
+        return None
+    facts = concepts["diagnostics"]
+    return page.Allocation(
+        n=facts["budget"],
+        temperature=facts.get("temperature"),
+        saturated_share=facts.get("saturated_share"),
+        shift_over_mean_target=facts.get("shift_over_mean_target"),
+        complexity_spread=facts["complexity_max"] - facts["complexity_min"],
+    )
+
+
+def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
+    steps = [step for step in summary["steps"] if step["kind"] in ("dedup", "dedup-exact")]
+    if not steps:
+        return None
+    groups: dict[str, list[tuple[Sample, float | None, bool]]] = {}
+    index = summary["steps"][0]["name"]
+    for step in steps:
+        wanted = ["keep", "keeper", *(["similarity"] if step["kind"] == "dedup" else [])]
+        found = find_samples(
+            run, {index: ["uid_hi"], step["name"]: wanted}, pl.col(f"{step['name']}.keep").not_(), 4 * GROUPS
+        )
+        for sample in found:
+            similarity = sample.values.get(f"{step['name']}.similarity")
+            keeper = sample.values[f"{step['name']}.keeper"]
+            groups.setdefault(keeper, []).append((sample, similarity, step["kind"] == "dedup-exact"))
+    # show semantic ones first, the least similar pairs first: they are the ones a person should judge
+    order = sorted(groups, key=lambda uid: (min(s or 2.0 for _, s, _ in groups[uid]), uid))[:GROUPS]
+    keepers = {s.uid: s for uid in order if (s := run_sample(run, uid)) is not None}
+    return page.Duplicates(
+        count=sum(sum(step["reasons"].values()) for step in steps),
+        exact_count=sum(sum(step["reasons"].values()) for step in steps if step["kind"] == "dedup-exact"),
+        groups=tuple(
+            page.DuplicateGroup(
+                keeper=page.Keeper(uid=uid, key=keepers[uid].key, thumb=_thumb(run, keepers[uid])),
+                dropped=tuple(
+                    page.Duplicate(
+                        uid=s.uid, key=s.key, thumb=_thumb(run, s), similarity=1.0 if x is None else x, exact=exact
+                    )
+                    for s, x, exact in groups[uid][:4]
+                ),
+            )
+            for uid in order
+            if uid in keepers
+        ),
+        planted=None
+        if summary["planted"] is None
+        else {k: page.Planted(found=f, planted=n) for k, (f, n) in summary["planted"]["kinds"].items()},
+    )
+
+
+def run_sample(run: Run, uid: str) -> Sample | None:
+    """The sample of a uid."""
+    index = run.record.steps[0].name
+    wanted = (pl.col(f"{index}.uid_hi") == int(uid[:16], 16)) & (pl.col(f"{index}.uid_lo") == int(uid[16:], 16))
+    return next(iter(find_samples(run, {index: ["uid_hi"]}, wanted, 1)), None)
+
+
+def _release(summary: dict[str, Any]) -> page.Release | None:
+    if not (facts := summary["release"]):
+        return None
+    return page.Release(
+        path=facts["url"],
+        shards=facts["shards"],
+        samples=facts["samples"],
+        bytes=facts["bytes"],
+        sha256=facts["manifest_sha256"],
+    )
+
+
+def _next_steps(summary: dict[str, Any]) -> tuple[str, ...]:
+    steps = []
+    if summary["release"]:
+        steps.append(f"curate verify {summary['release']['url']}  # recompute every checksum and count of the release")
+    if summary["broken"]:
+        steps.append(f"curate explain {summary['broken'][0]['uid']} {summary['workspace']}  # the story of one sample")
+    steps.append(f"curate inspect {summary['workspace']}  # steps, columns and where they are stored")
+    return tuple(steps)

@@ -1,0 +1,1 @@
+"""Which samples stay: complexity, quotas, metrics and selection on arrays. Knows no files and no parts."""

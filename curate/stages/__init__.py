@@ -1,0 +1,53 @@
+"""The stages of a pipeline, one file each; `STAGES` names them, and other packages add theirs by entry point.
+
+A package adds a stage with an entry point in the group `curate.stages`: name = "package.module:StageClass".
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from curate.errors import SpecError
+from curate.stages.base import Stage
+from curate.stages.cluster import ClusterStage
+from curate.stages.dedup import DedupStage
+from curate.stages.embed import EmbedStage
+from curate.stages.filter import FilterStage
+from curate.stages.index import IndexStage
+from curate.stages.prune import PruneStage
+from curate.stages.release import ReleaseStage
+from curate.stages.sample import SampleStage
+
+STAGES: dict[str, type[Stage[Any]]] = {
+    "index": IndexStage,
+    "sample": SampleStage,
+    "filter": FilterStage,
+    "embed": EmbedStage,
+    "cluster": ClusterStage,
+    "dedup": DedupStage,
+    "prune": PruneStage,
+    "release": ReleaseStage,
+}
+
+
+@cache
+def registry() -> dict[str, type[Stage[Any]]]:
+    """All stages by kind: ours and those of installed packages. Raises SpecError for one that cannot be loaded."""
+    known = dict(STAGES)
+    for point in entry_points(group="curate.stages"):
+        if point.name in known:
+            raise SpecError(
+                f"the package that provides {point.value} names its stage {point.name}, which exists already"
+            )
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise SpecError(
+                f"the stage {point.name} ({point.value}) cannot be loaded: {error}; uninstall its package"
+            ) from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Stage)):
+            raise SpecError(f"the stage {point.name} ({point.value}) is not a curate Stage")
+        known[point.name] = loaded
+    return known

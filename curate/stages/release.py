@@ -1,0 +1,274 @@
+"""`release`: the alive samples as WebDataset shards, every member byte for byte; see docs/formats/release.md."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field
+
+from curate.errors import InputError, StorageError
+from curate.stages.base import State, Totals
+from curate.stages.config import StageConfig
+from curate.stages.part import Part
+from curate.stages.sink import Sink, Unit
+from curate.store.artifacts import Artifact
+from curate.store.manifest import Manifest, ReleaseFile, ShardStats
+from curate.store.members import read_members
+from curate.store.uids import format_uid
+from curate.store.workspace import Workspace
+
+_BLOCK = tarfile.BLOCKSIZE
+_END = b"\0" * (2 * _BLOCK)
+_FROM_INDEX = ("key", "format", "width", "height", "sha256", "caption", "label", "license", "source_uid")
+_FROM_STAGES = ("concept", "distance", "score", "clip_score")
+
+
+class ReleaseConfig(StageConfig):
+    """Shape and place of the release."""
+
+    samples_per_shard: int = Field(10_000, ge=1, description="At most this many samples in a shard; shards are even.")
+    to: str | None = Field(None, description="Folder to write to; default: release@<fingerprint> in the workspace.")
+    metadata_license: str | None = Field(None, description="Licence of the tables of the release, such as CC-BY-4.0.")
+
+
+class ReleaseStage(Sink[ReleaseConfig]):
+    """Shards in input order, cut evenly; members are named by uid; the same bytes for any number of workers."""
+
+    kind = "release"
+    VERSION = 1
+    Config = ReleaseConfig
+
+    def reads(self) -> tuple[str, ...]:
+        """All steps: their columns tell the story of each sample."""
+        return tuple(self.context.schema)
+
+    def target(self, workspace: Workspace, whole: str) -> Workspace:
+        """`to`, or a folder of the workspace that carries the fingerprint, so that two releases never mix."""
+        return Workspace(self.config.to) if self.config.to else workspace.sub(f"{self.context.step}@{whole}")
+
+    def summarise(self, part: Part, totals: Totals, state: State) -> dict[str, NDArray[Any]]:
+        """Alive rows of the part."""
+        return {"alive": np.asarray(int(part.alive.sum()))}
+
+    def reduce(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State) -> dict[str, Artifact]:
+        """Alive rows of every part: all that is needed to cut shards."""
+        return {"layout": np.asarray([int(summary["alive"]) for summary in summaries], dtype=np.int64)}
+
+    def units(self, artifacts: Mapping[str, Artifact], parts: int) -> list[Unit]:
+        """One unit a shard, one a part for the table of what was dropped."""
+        layout = artifacts["layout"]
+        assert isinstance(layout, np.ndarray)
+        ends = np.cumsum(layout)
+        shards = []
+        for shard, (start, stop) in enumerate(self._cuts(int(ends[-1]))):
+            first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+            shards.append(Unit("shard", shard, tuple(range(int(first), int(last) + 1))))
+        return shards + [Unit("dropped", part, (part,)) for part in range(parts)]
+
+    def _cuts(self, samples: int) -> list[tuple[int, int]]:
+        n = -(-samples // self.config.samples_per_shard)
+        return [(samples * i // n, samples * (i + 1) // n) for i in range(n)]
+
+    def write(
+        self, unit: Unit, parts: Sequence[Part], artifacts: Mapping[str, Artifact], target: Workspace
+    ) -> dict[str, Any]:
+        """One shard with its tables, or one table of dropped samples."""
+        if unit.kind == "dropped":
+            return self._dropped(unit, parts[0], target)
+        layout = artifacts["layout"]
+        assert isinstance(layout, np.ndarray)
+        return self._shard(unit, parts, layout, target)
+
+    # --- shards -----------------------------------------------------------------------------------------------------
+
+    def _shard(self, unit: Unit, parts: Sequence[Part], layout: NDArray[np.int64], target: Workspace) -> dict[str, Any]:
+        start, stop = self._cuts(int(layout.sum()))[unit.index]
+        name = f"{unit.index:05d}.tar"
+        tables = []
+        with target.create(name) as out:
+            tar = _TarOut(out)
+            for part in parts:
+                before = int(layout[: part.index].sum())
+                alive = np.flatnonzero(part.alive)[max(0, start - before) : max(0, stop - before)]
+                tables.append(self._copy(part, alive, tar))
+            tar.close()
+        table = pl.concat(tables).with_columns(shard=pl.lit(name))
+        files = {name: [tar.nbytes, tar.digest.hexdigest()]}
+        files |= _put_table(target, f"samples.parquet/{unit.index:05d}.parquet", table)
+        stats = ShardStats(successes=table.height, bytes=tar.nbytes, sha256=tar.digest.hexdigest())
+        files |= _put_json(target, f"{unit.index:05d}_stats.json", stats.model_dump())
+        return {"kind": "shard", "shard": name, "samples": table.height, "files": files}
+
+    def _copy(self, part: Part, rows: NDArray[np.int64], tar: _TarOut) -> pl.DataFrame:
+        index = next(iter(self.context.schema))
+        columns = [f"{index}.{name}" for name in ("uid_hi", "uid_lo", "shard", "members", "ext", *_FROM_INDEX)]
+        extra = {name: step for step, schema in self.context.schema.items() for name in _FROM_STAGES if name in schema}
+        frame: pl.DataFrame = part.columns(*columns, *(f"{step}.{name}" for name, step in extra.items()))[rows.tolist()]
+        frame = frame.rename({name: name.rpartition(".")[2] for name in frame.columns})
+        uids = [format_uid(hi, lo) for hi, lo in frame.select("uid_hi", "uid_lo").iter_rows()]
+        exts, hashes = frame["ext"].to_list(), frame["sha256"].to_list()
+        for position, members in read_members(part.source, frame.select("shard", "members"), None):
+            image = members[exts[position]]
+            if hashlib.sha256(image).hexdigest() != hashes[position]:
+                raise InputError(
+                    f"{part.source.label}: the image of sample {frame['key'][position]} is not the one that was "
+                    "indexed; the input changed during the run, run the same command again"
+                )
+            for ext, data in members.items():
+                tar.add(f"{uids[position]}.{ext}", data)
+        sources = part.source.names
+        return frame.select(
+            pl.Series("uid", uids, dtype=pl.String),
+            pl.Series(
+                "source",
+                [sources[shard] if shard is not None else part.source.root for shard in frame["shard"]],
+                dtype=pl.String,
+            ),
+            *_FROM_INDEX,
+            *extra,
+        )
+
+    # --- what was dropped ---------------------------------------------------------------------------------------------
+
+    def _dropped(self, unit: Unit, part: Part, target: Workspace) -> dict[str, Any]:
+        index = next(iter(self.context.schema))
+        frame = part.columns(*(f"{index}.{name}" for name in ("uid_hi", "uid_lo", "shard", "key", "detail")))
+        frame = frame.rename({name: name.rpartition(".")[2] for name in frame.columns})
+        stage, reason, detail, keeper, similarity = (
+            pl.lit(None, dtype=t) for t in (pl.String, pl.String, pl.String, pl.String, pl.Float64)
+        )
+        pieces = [frame]
+        for layer in part.layers:
+            if not layer.drops:
+                continue
+            wanted = [name for name in ("keep", "reason", "detail", "keeper", "similarity") if name in layer.columns]
+            columns = part.columns(*(f"{layer.step}.{name}" for name in wanted))
+            pieces.append(columns)
+            out = pl.col(f"{layer.step}.keep") == False  # noqa: E712  (null means not judged)
+            stage = pl.when(out).then(pl.lit(layer.step)).otherwise(stage)
+            reason = pl.when(out).then(f"{layer.step}.reason").otherwise(reason)
+            if "detail" in wanted:
+                detail = pl.when(out).then(f"{layer.step}.detail").otherwise(detail)
+            if "keeper" in wanted:
+                keeper = pl.when(out).then(f"{layer.step}.keeper").otherwise(keeper)
+            if "similarity" in wanted:
+                similarity = pl.when(out).then(f"{layer.step}.similarity").otherwise(similarity)
+        joined = pl.concat(pieces, how="horizontal").with_columns(
+            stage=stage, reason=reason, why=pl.coalesce(detail, "detail"), keeper=keeper, similarity=similarity
+        )
+        gone = joined.filter(~pl.Series(part.alive))
+        uids = [format_uid(hi, lo) for hi, lo in gone.select("uid_hi", "uid_lo").iter_rows()]
+        names = part.source.names
+        table = gone.select(
+            pl.Series("uid", uids, dtype=pl.String),
+            pl.Series(
+                "source", [names[s] if s is not None else part.source.root for s in gone["shard"]], dtype=pl.String
+            ),
+            "key",
+            "stage",
+            "reason",
+            pl.col("why").alias("detail"),
+            "keeper",
+            "similarity",
+        )
+        counts = Counter(table.select("stage", "reason").iter_rows())
+        files = _put_table(target, f"dropped.parquet/{unit.index:05d}.parquet", table)
+        rows = [[stage_, reason_, n] for (stage_, reason_), n in sorted(counts.items())]
+        return {"kind": "dropped", "dropped": rows, "files": files}
+
+    # --- all together -----------------------------------------------------------------------------------------------
+
+    def intact(self, report: dict[str, Any], target: Workspace) -> bool:
+        """The manifest is the one that was written."""
+        if not target.exists("manifest.json"):
+            return False
+        return hashlib.sha256(target.read("manifest.json")).hexdigest() == str(report["manifest_sha256"])
+
+    def finish(self, results: Iterable[dict[str, Any]], target: Workspace) -> dict[str, Any]:
+        """sizes.json and, last, manifest.json."""
+        files: dict[str, list[Any]] = {}
+        sizes: dict[str, int] = {}
+        dropped: dict[str, Counter[str]] = {}
+        for result in results:
+            files |= result["files"]
+            if result["kind"] == "shard":
+                sizes[result["shard"]] = result["samples"]
+            for stage, reason, n in result.get("dropped", []):
+                dropped.setdefault(stage, Counter())[reason] += n
+        for folder in ("", "samples.parquet", "dropped.parquet"):
+            there = target.listing(folder)
+            wanted = {f.rpartition("/")[2]: n for f, (n, _) in files.items() if f.rpartition("/")[0] == folder}
+            if lost := [f for f, n in wanted.items() if there.get(f) != n]:
+                raise StorageError(f"{target.where(folder)} lost {lost[0]} while the release was written; run again")
+        files |= _put_json(target, "sizes.json", dict(sorted(sizes.items())))
+        samples, gone = sum(sizes.values()), sum(c.total() for c in dropped.values())
+        order = list(self.context.schema)
+        manifest = Manifest(
+            name=self.context.pipeline,
+            metadata_license=self.config.metadata_license,
+            input_samples=samples + gone,
+            samples=samples,
+            dropped_samples=gone,
+            dropped={stage: dict(sorted(dropped[stage].items())) for stage in sorted(dropped, key=order.index)},
+            shards=len(sizes),
+            files={name: ReleaseFile(bytes=n, sha256=digest) for name, (n, digest) in sorted(files.items())},
+        )
+        written = _put_json(target, "manifest.json", manifest.model_dump())
+        return {
+            "url": target.url,
+            "shards": len(sizes),
+            "samples": samples,
+            "bytes": sum(n for n, _ in files.values()),
+            "manifest_sha256": written["manifest.json"][1],
+        }
+
+
+class _TarOut:
+    """A tar written member by member: fixed owner, mode and time, so that equal samples give equal bytes."""
+
+    def __init__(self, out: Any) -> None:
+        self._out = out
+        self.digest = hashlib.sha256()
+        self.nbytes = 0
+
+    def _write(self, data: bytes) -> None:
+        self._out.write(data)
+        self.digest.update(data)
+        self.nbytes += len(data)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Append one regular member."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = len(data), 0o444, 0
+        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+        self._write(data)
+        if rest := len(data) % _BLOCK:
+            self._write(b"\0" * (_BLOCK - rest))
+
+    def close(self) -> None:
+        """End of archive."""
+        self._write(_END)
+
+
+def _put(target: Workspace, name: str, data: bytes) -> dict[str, list[Any]]:
+    target.put(name, data)
+    return {name: [len(data), hashlib.sha256(data).hexdigest()]}
+
+
+def _put_json(target: Workspace, name: str, value: dict[str, Any]) -> dict[str, list[Any]]:
+    return _put(target, name, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def _put_table(target: Workspace, name: str, table: pl.DataFrame) -> dict[str, list[Any]]:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd", compression_level=3)
+    return _put(target, name, buffer.getvalue())

@@ -1,0 +1,160 @@
+"""Column groups, one part at a time: a Parquet file of scalars, `.npy` files of vectors beside it.
+
+The Parquet file is written last and is the commit marker: its metadata names the vector files with size and sha256.
+Format: docs/formats/column-group.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curate.errors import StorageError
+from curate.store.workspace import Workspace, explained
+
+SCHEMA_VERSION: Literal[1] = 1
+_META_KEY = "curate"
+
+
+class VectorFile(BaseModel):
+    """A packed `.npy` of float16 unit rows, named by the part's commit marker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    rows: int
+    dim: int
+    nbytes: int
+    sha256: str
+
+
+class PartMeta(BaseModel):
+    """What the footer of a part's Parquet file says of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    step: str = Field(description="name of the step that wrote the part")
+    part: int
+    fingerprint: str
+    rows: int
+    alive: int | None = Field(description="rows still in after this step; null when the step drops nothing")
+    counts: dict[str, int] = Field(
+        default_factory=dict, description="rows dropped by this step in this part, by reason"
+    )
+    vectors: dict[str, VectorFile] = Field(default_factory=dict)
+    notes: list[dict[str, Any]] = Field(default_factory=list, description="things to report, such as a cut shard")
+
+
+class PartEntry(PartMeta):
+    """A part as a group file lists it: its footer, and the size and sha256 of the Parquet file itself."""
+
+    nbytes: int
+    sha256: str
+
+
+def part_file(part: int, fingerprint: str) -> str:
+    """File name of a part inside its group folder."""
+    return f"part-{part:05d}.{fingerprint}.parquet"
+
+
+def write_part(
+    workspace: Workspace, folder: str, meta: PartMeta, frame: pl.DataFrame, vectors: Mapping[str, NDArray[np.float16]]
+) -> PartEntry:
+    """Commit one part: vectors first, under a name no other attempt uses, then the Parquet file in one put.
+
+    vectors: name -> float16 [n, d] unit rows. Raises StorageError. Memory: the part.
+    """
+    files: dict[str, VectorFile] = {}
+    for name, rows in vectors.items():
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(rows), allow_pickle=False)
+        data = buffer.getbuffer()
+        file = f"part-{meta.part:05d}.{uuid.uuid4().hex[:8]}.{name}.npy"
+        workspace.put(f"{folder}/{file}", data)
+        files[name] = VectorFile(
+            file=file, rows=rows.shape[0], dim=rows.shape[1], nbytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
+    meta = meta.model_copy(update={"vectors": files})
+    out = io.BytesIO()
+    frame.write_parquet(out, compression="zstd", statistics=True, metadata={_META_KEY: meta.model_dump_json()})
+    data = out.getbuffer()
+    workspace.put(f"{folder}/{part_file(meta.part, meta.fingerprint)}", data)
+    return PartEntry(**meta.model_dump(), nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def parse_meta(data: bytes, where: str) -> PartMeta:
+    """Read a part's footer; an unknown schema version or a damaged file is a StorageError that says so."""
+    try:
+        raw = json.loads(pl.read_parquet_metadata(io.BytesIO(data))[_META_KEY])
+    except (pl.exceptions.PolarsError, KeyError, ValueError, OSError) as error:
+        raise StorageError(
+            f"{where} is damaged or was not written by curate ({error}); delete it and run again"
+        ) from error
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise StorageError(
+            f"{where} has schema version {raw.get('schema_version')}, this curate reads {SCHEMA_VERSION}; "
+            "use the curate that wrote it, or another workspace"
+        )
+    try:
+        return PartMeta(**raw)
+    except (ValidationError, TypeError) as error:
+        raise StorageError(f"{where} is damaged ({error}); delete it and run again") from error
+
+
+def read_entry(workspace: Workspace, folder: str, part: int, fingerprint: str) -> PartEntry:
+    """Footer, size and sha256 of a part that an earlier run committed; its vector files must be there too."""
+    name = f"{folder}/{part_file(part, fingerprint)}"
+    data = workspace.read(name)
+    meta = parse_meta(data, workspace.where(name))
+    return PartEntry(**meta.model_dump(), nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def read_columns(
+    workspace: Workspace, folder: str, part: int, fingerprint: str, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Columns of one part, in row order. Raises StorageError when damaged. Memory: the columns asked for."""
+    name = f"{folder}/{part_file(part, fingerprint)}"
+    with explained("reading", workspace.where(name)):
+        source: Any = Path(workspace.path(name)) if workspace.is_local else io.BytesIO(workspace.read(name))
+        try:
+            return pl.read_parquet(source, columns=None if columns is None else list(columns))
+        except pl.exceptions.PolarsError as error:
+            raise StorageError(f"{workspace.where(name)} cannot be read ({error}); delete it and run again") from error
+
+
+def read_vectors(workspace: Workspace, folder: str, part: int, fingerprint: str, which: str) -> NDArray[np.float16]:
+    """The packed vectors of one part, float16 [n, d]: a read-only memory map on local disk, else an array."""
+    name = f"{folder}/{part_file(part, fingerprint)}"
+    with workspace.open(name) as handle:
+        meta = parse_meta(handle.read(), workspace.where(name))
+    if which not in meta.vectors:
+        raise StorageError(f"{workspace.where(name)} has no vectors named {which}; it has {sorted(meta.vectors)}")
+    vector = meta.vectors[which]
+    where = f"{folder}/{vector.file}"
+    with explained("mapping", workspace.where(where)):
+        try:
+            if workspace.is_local:
+                rows = np.load(workspace.path(where), mmap_mode="r", allow_pickle=False)
+            else:
+                rows = np.load(io.BytesIO(workspace.read(where)), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise StorageError(
+                f"{workspace.where(where)} is damaged ({error}); delete {workspace.where(name)} and run again"
+            ) from error
+    if rows.shape != (vector.rows, vector.dim) or rows.dtype != np.float16:
+        raise StorageError(
+            f"{workspace.where(where)} holds {rows.dtype} {rows.shape}, its part says float16 "
+            f"({vector.rows}, {vector.dim}); delete {workspace.where(name)} and run again"
+        )
+    return rows  # type: ignore[no-any-return]

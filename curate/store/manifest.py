@@ -1,0 +1,65 @@
+"""The files that make a release complete in itself: manifest.json, sizes.json, `%05d_stats.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curate.errors import StorageError
+from curate.store.workspace import Workspace
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class ReleaseFile(BaseModel):
+    """One file of the release."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class ShardStats(BaseModel):
+    """`00000_stats.json` beside `00000.tar`; `successes` is what DataComp's tools read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    successes: int = Field(ge=0, description="samples in the shard")
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the tar")
+
+
+class Manifest(BaseModel):
+    """`manifest.json`, written last. input_samples = samples + dropped_samples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(description="name of the pipeline")
+    metadata_license: str | None = Field(description="licence of the tables, not of the images")
+    input_samples: int = Field(ge=0)
+    samples: int = Field(ge=0)
+    dropped_samples: int = Field(ge=0)
+    dropped: dict[str, dict[str, int]] = Field(description="step -> reason -> samples, in the order of the steps")
+    shards: int = Field(ge=0)
+    files: dict[str, ReleaseFile] = Field(description="every file of the release but this one, by relative path")
+
+
+def read_manifest(release: Workspace) -> Manifest:
+    """The manifest of a release. Raises StorageError when there is none, or one that cannot be understood."""
+    if not release.exists("manifest.json"):
+        raise StorageError(f"{release.where()} has no manifest.json: it is no finished release; run its pipeline again")
+    try:
+        raw = json.loads(release.read("manifest.json"))
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise StorageError(
+                f"{release.where('manifest.json')} has schema version {raw.get('schema_version')}, this curate reads "
+                f"{SCHEMA_VERSION}; use the curate that wrote it"
+            )
+        return Manifest.model_validate(raw)
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise StorageError(f"{release.where('manifest.json')} is damaged: {error}") from error

@@ -1,0 +1,385 @@
+"""Reading shards once, in order, into one row a sample: what is there, what it says, what is wrong with it.
+
+What never lives here: decisions about samples (stages), decoding of pixels (curate.store.images does the header).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import polars as pl
+
+from curate.store import urls
+from curate.store.images import ImageInfo, probe
+from curate.store.inputs import FileGroup, PartSource
+from curate.store.tar import TarEnd, TarScan, check_name, printable, split_name
+from curate.store.uids import make_uid
+
+MEMBER = pl.Struct({"ext": pl.String, "offset": pl.UInt64, "nbytes": pl.UInt64, "file": pl.String})
+#: Columns of the index group, in order; the same for a part without rows.
+INDEX_SCHEMA: dict[str, pl.DataType] = {
+    "uid_hi": pl.UInt64(),
+    "uid_lo": pl.UInt64(),
+    "key": pl.String(),
+    "shard": pl.UInt32(),
+    "members": pl.List(MEMBER),
+    "ext": pl.String(),
+    "format": pl.String(),
+    "width": pl.UInt32(),
+    "height": pl.UInt32(),
+    "sha256": pl.String(),
+    "caption": pl.String(),
+    "label": pl.String(),
+    "license": pl.String(),
+    "source_uid": pl.String(),
+    "status": pl.String(),
+    "detail": pl.String(),
+}
+#: Every value of ``status``. Where several apply, the earlier one in this order is given.
+STATUSES = (
+    "ok", "bad_name", "unsafe_name", "scattered_members", "duplicate_key", "cut_tar", "too_many_bytes",
+    "missing_image", "empty_image", "not_an_image", "bad_image", "too_many_pixels", "bad_json", "missing_caption",
+    "bad_caption", "bad_label",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """How members are read. Extensions are compared in lower case; ``image_exts`` are in order of preference.
+
+    ``caption_ext`` None: no captions. Limits: pixels of an image, bytes of any member, bytes of a text member.
+    """
+
+    input_name: str
+    image_exts: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+    caption_ext: str | None = None
+    caption_required: bool = False
+    label_ext: str | None = "cls"
+    max_pixels: int = 100_000_000
+    max_member_bytes: int = 256 << 20
+    max_text_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ShardProblem:
+    """A shard that did not end as it should: reason as in TarEnd, byte offset, a sentence, rows read before it."""
+
+    shard: str
+    reason: str
+    offset: int
+    detail: str
+    rows: int
+
+    @property
+    def lossy(self) -> bool:
+        """Whether samples may be missing (all reasons but a mere missing end mark)."""
+        return self.reason != "no_end_mark"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PartNotes:
+    """What rows cannot say: shards that broke, members that are no sample's.
+
+    ``skipped``: members that are no regular files, by kind. ``ignored``: regular members without a key (no extension,
+    hidden, webdataset's ``__meta__``) with the first ten of their names.
+    """
+
+    rows: int
+    problems: tuple[ShardProblem, ...] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
+    ignored: int = 0
+    ignored_names: tuple[str, ...] = ()
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """What is worth a line in the report, as JSON objects with a ``kind``.
+
+        ``shard``: a broken shard (the fields of ShardProblem, and ``lossy``). ``ignored``: members that belong to no
+        sample. ``skipped``: members that are no regular files, by type; directories are normal and left out.
+        """
+        notes: list[dict[str, Any]] = [{"kind": "shard", **p.as_dict(), "lossy": p.lossy} for p in self.problems]
+        if self.ignored:
+            notes.append({"kind": "ignored", "members": self.ignored, "names": list(self.ignored_names)})
+        odd = {kind: n for kind, n in sorted(self.skipped.items()) if kind != "directory"}
+        if odd:
+            notes.append({"kind": "skipped", "members": sum(odd.values()), "types": odd})
+        return notes
+
+
+class _Draft:
+    """One sample while its members arrive."""
+
+    __slots__ = ("cut", "exts", "images", "key", "large", "members", "name_problem", "texts")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.members: list[dict[str, Any]] = []
+        self.exts: set[str] = set()
+        self.images: dict[str, tuple[ImageInfo, str]] = {}
+        self.texts: dict[str, bytes] = {}
+        self.name_problem: tuple[str, str] | None = None
+        self.large: str | None = None
+        self.cut: str | None = None
+
+
+class _Reader:
+    """Collects rows under fixed options."""
+
+    def __init__(self, options: IndexOptions) -> None:
+        self.options = options
+        self.images = {ext.lower(): rank for rank, ext in reversed(list(enumerate(options.image_exts)))}
+        self.caption = options.caption_ext.lower() if options.caption_ext else None
+        self.label = options.label_ext.lower() if options.label_ext else None
+        self.wanted = {*self.images, "json", *(e for e in (self.caption, self.label) if e)}
+        self.columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA}
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns["status"])
+
+    def is_wanted(self, raw: bytes) -> bool:
+        named = split_name(raw)
+        return named is not None and named[1] in self.wanted
+
+    def add(self, draft: _Draft, raw: bytes, ext: str, offset: int, nbytes: int, data: bytes | None, file: str | None,
+            ) -> None:  # fmt: skip
+        """One more member of a sample."""
+        draft.exts.add(ext)
+        draft.members.append({"ext": ext, "offset": offset, "nbytes": nbytes, "file": file})
+        draft.name_problem = draft.name_problem or check_name(raw)
+        limit = self.options.max_member_bytes if ext in self.images else self.options.max_text_bytes
+        if nbytes > self.options.max_member_bytes or (ext in self.wanted and nbytes > limit):
+            limit = min(limit, self.options.max_member_bytes) if ext in self.wanted else self.options.max_member_bytes
+            draft.large = draft.large or f"member {ext!r} has {nbytes:,} bytes, more than {limit:,}"
+        elif data is not None and ext in self.images:
+            draft.images[ext] = probe(data, self.options.max_pixels), hashlib.sha256(data).hexdigest()
+        elif data is not None:
+            draft.texts[ext] = data
+
+    def finish(self, draft: _Draft, rel: str, shard: int, folder_label: str | None = None) -> None:
+        """Write the row of a sample whose members are all there."""
+        problems: list[tuple[str, str | None]] = []
+        if draft.name_problem:
+            problems.append(draft.name_problem)
+        if draft.cut:
+            problems.append(("cut_tar", draft.cut))
+        if draft.large:
+            problems.append(("too_many_bytes", draft.large))
+        ext = min((e for e in draft.exts if e in self.images), key=self.images.__getitem__, default=None)
+        image, sha256 = draft.images.get(ext, (None, None)) if ext else (None, None)
+        if ext is None:
+            has = ", ".join(sorted(draft.exts)) or "nothing"
+            problems.append(("missing_image", f"no member ends in {'/'.join(self.images)}; it has {has}"))
+        elif image and image.status != "ok":
+            problems.append((image.status, image.detail))
+        fields = self._json(draft, problems)
+        caption = self._text(draft, self.caption, "bad_caption", problems)
+        if caption is None and self.options.caption_required and self.caption not in draft.exts:
+            problems.append(("missing_caption", f"no member ends in {self.caption or 'the caption extension'}"))
+        label = self._text(draft, self.label, "bad_label", problems)
+        label = label.strip() or None if label is not None else folder_label or _scalar(fields.get("label"))
+        license_ = fields.get("license")
+        hi, lo, source = make_uid(_json_uid(fields.get("uid")), self.options.input_name, rel, draft.key)
+        status, detail = problems[0] if problems else ("ok", None)
+        values = (
+            hi, lo, printable(draft.key), shard, draft.members, ext, image and image.format, image and image.width,
+            image and image.height, sha256, caption, label, _clean(license_) if isinstance(license_, str) else None,
+            source and _clean(source), status, detail,
+        )  # fmt: skip
+        for column, value in zip(self.columns.values(), values, strict=True):
+            column.append(value)
+
+    def flag(self, row: int, status: str, detail: str) -> None:
+        """Give a written row a status, unless its name is bad already."""
+        if self.columns["status"][row] not in ("bad_name", "unsafe_name"):
+            self.columns["status"][row], self.columns["detail"][row] = status, detail
+
+    def _json(self, draft: _Draft, problems: list[tuple[str, str | None]]) -> dict[str, Any]:
+        data = draft.texts.get("json")
+        if data is None:
+            return {}
+        try:
+            value = json.loads(data.decode("utf-8-sig"))
+        except (ValueError, RecursionError) as err:
+            reason = "nested too deeply" if isinstance(err, RecursionError) else str(err)[:200]
+            problems.append(("bad_json", f"the json member is not JSON ({printable(reason.encode())})"))
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _text(self, draft: _Draft, ext: str | None, status: str, problems: list[tuple[str, str | None]]) -> str | None:
+        data = draft.texts.get(ext) if ext else None
+        if data is None:
+            return None
+        try:
+            return data.decode()
+        except UnicodeDecodeError as err:
+            problems.append((status, f"the {ext} member is not UTF-8 (byte {err.start} is 0x{data[err.start]:02x})"))
+            return None
+
+
+def index_part(source: PartSource, options: IndexOptions) -> tuple[pl.DataFrame, PartNotes]:
+    """Read a part once, front to back, into a frame of :data:`INDEX_SCHEMA`: one row a sample, in tar order.
+
+    A damaged sample is a row whose ``status`` and ``detail`` say so; a cut shard gives its readable prefix, and what
+    happened to shards is in the notes. Only a file that cannot be opened or read raises (:class:`InputError`).
+
+    ``members`` offsets and sizes are bytes inside the shard; for folder inputs ``file`` is the path relative to the
+    root and the offset 0. ``caption`` is the member's text unchanged; ``label`` is the ``.cls`` text, else the folder
+    class, else the json "label". Fragments of scattered keys and repeated keys keep the uid their key gives.
+
+    Memory: one member (``max_member_bytes``), the text members of one sample, and the rows of the part.
+    """
+    reader = _Reader(options)
+    if source.kind == "folder":
+        for group in source.files:
+            _read_group(reader, source.root, group)
+        return _frame(reader), PartNotes(reader.rows)
+    problems: list[ShardProblem] = []
+    skipped: Counter[str] = Counter()
+    ignored: list[str] = []
+    ignored_count = 0
+    for ordinal, shard in enumerate(source.shards):
+        first_row = reader.rows
+        try:
+            with urls.open_read(shard.url) as handle:
+                scan = TarScan(handle, max_member_bytes=options.max_member_bytes, wanted=reader.is_wanted)
+                for raw in _read_shard(reader, scan, shard.rel, ordinal):
+                    ignored_count += 1
+                    if len(ignored) < 10:
+                        ignored.append(printable(raw))
+        except OSError as err:
+            raise urls.unreadable(shard.url, err) from err
+        skipped.update(scan.skipped)
+        if not scan.end.clean:
+            end = scan.end
+            problems.append(ShardProblem(shard.rel, end.reason, end.offset, end.detail, reader.rows - first_row))
+    return _frame(reader), PartNotes(reader.rows, tuple(problems), dict(skipped), ignored_count, tuple(ignored))
+
+
+def _read_shard(reader: _Reader, scan: TarScan, rel: str, ordinal: int) -> Iterator[bytes]:
+    """Rows of one shard; yields the names of members that are no sample's. Memory: one row number a key."""
+    draft: _Draft | None = None
+    rows: dict[bytes, list[int]] = {}
+
+    def close() -> None:
+        if draft is not None:
+            rows.setdefault(draft.key, []).append(reader.rows)
+            reader.finish(draft, rel, ordinal)
+
+    for raw, offset, nbytes, data in scan:
+        named = split_name(raw)
+        if named is None:
+            yield raw
+            continue
+        key, ext = named
+        if draft is None or key != draft.key or ext in draft.exts:
+            close()
+            draft = _Draft(key)
+        reader.add(draft, raw, ext, offset, nbytes, data, None)
+    if scan.end.broken:
+        draft = _cut_draft(scan.end, draft, close)
+    close()
+    for numbers in rows.values():
+        if len(numbers) > 1:
+            _flag_repeated(reader, numbers)
+
+
+def _cut_draft(end: TarEnd, draft: _Draft | None, close: Any) -> _Draft | None:
+    """The sample that a broken shard ends in: the one whose member was cut, else the last one, which may lack more."""
+    named = split_name(end.raw_name) if end.raw_name is not None else None
+    if end.raw_name is not None and named is None:
+        return draft
+    if named is not None and (draft is None or draft.key != named[0] or named[1] in draft.exts):
+        close()
+        draft = _Draft(named[0])
+        draft.name_problem = check_name(end.raw_name or b"")
+    if draft is not None:
+        draft.cut = f"the shard is damaged here and the sample may be incomplete: {end.detail}"
+    return draft
+
+
+def _flag_repeated(reader: _Reader, numbers: list[int]) -> None:
+    """Rows of one key in one shard: disjoint extensions are fragments of one sample, repeated ones are duplicates."""
+    members = reader.columns["members"]
+    starts = {n: members[n][0]["offset"] for n in numbers if members[n]}
+    seen: set[str] = set()
+    fragments: list[int] = []
+    for n in numbers:
+        if not members[n]:  # only its cut first member: stays cut_tar
+            continue
+        exts = {m["ext"] for m in members[n]}
+        if exts & seen:
+            detail = f"the key is used before in this shard, at byte {starts[fragments[0]]}; the first one is kept"
+            reader.flag(n, "duplicate_key", detail)
+        else:
+            seen |= exts
+            fragments.append(n)
+    if len(fragments) > 1:
+        for n in fragments:
+            other = ", ".join(str(starts[m]) for m in fragments if m != n)
+            reader.flag(n, "scattered_members", f"the key's members are not adjacent: others are at byte {other}")
+
+
+def _read_group(reader: _Reader, root: str, group: FileGroup) -> None:
+    draft = _Draft(group.key.encode("utf-8", "surrogateescape"))
+    for file in group.files:
+        nbytes, data = file.nbytes, None
+        if file.ext in reader.wanted and nbytes <= reader.options.max_member_bytes:
+            url = urls.join(root, file.rel)
+            try:
+                with urls.open_read(url) as handle:
+                    data = handle.read(reader.options.max_member_bytes + 1)
+            except OSError as err:
+                raise urls.unreadable(url, err) from err
+            nbytes = len(data)
+        raw = file.rel.encode("utf-8", "surrogateescape")
+        reader.add(draft, raw, file.ext, 0, nbytes, data, raw.decode("utf-8", "backslashreplace"))
+    reader.finish(draft, "", 0, group.label)
+
+
+def _frame(reader: _Reader) -> pl.DataFrame:
+    """The rows as a frame. Members are built flat and grouped: a list of dicts a row would take half the time."""
+    columns = {name: values for name, values in reader.columns.items() if name != "members"}
+    schema = {name: kind for name, kind in INDEX_SCHEMA.items() if name != "members"}
+    members = reader.columns["members"]
+    flat = [m for row in members for m in row]
+    lists = (
+        pl.DataFrame(
+            {"row": [n for n, row in enumerate(members) for _ in row]}
+            | {f.name: [m[f.name] for m in flat] for f in MEMBER.fields},
+            schema={"row": pl.UInt32} | {f.name: f.dtype for f in MEMBER.fields},
+        )
+        .select("row", members=pl.struct(pl.exclude("row")))
+        .group_by("row", maintain_order=True)
+        .agg("members")
+    )
+    rows = pl.DataFrame({"row": pl.int_range(len(members), dtype=pl.UInt32, eager=True)})
+    joined = rows.join(lists, on="row", how="left", maintain_order="left")["members"]
+    frame = pl.DataFrame(columns, schema=schema, strict=True).with_columns(members=joined)
+    return frame.with_columns(pl.col("members").fill_null([])).select(list(INDEX_SCHEMA))
+
+
+def _json_uid(value: Any) -> str | None:
+    """The json "uid" as text; null and "" count as absent, other types as their JSON text."""
+    if value is None or isinstance(value, str):
+        return value or None
+    return json.dumps(value, sort_keys=True)
+
+
+def _scalar(value: Any) -> str | None:
+    if isinstance(value, str):
+        return _clean(value) or None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates, which no UTF-8 column can hold, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode()

