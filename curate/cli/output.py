@@ -38,7 +38,7 @@ def line(console: Console, text: str, style: str = "") -> None:
 
 def columns(console: Console, heads: Sequence[str], rows: Iterable[Sequence[object]], indent: int = 2) -> None:
     """A table without borders; a head that begins with > is of a column of numbers."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, header_style="bold", show_header=any(heads), pad_edge=False, padding=(0, 2, 0, 0))
     for head in heads:
         table.add_column(head.removeprefix(">"), justify="right" if head.startswith(">") else "left", overflow="fold")
     for row in rows:

@@ -10,7 +10,8 @@ from rich.console import Console
 from curate.cli.output import clean, count, line, print_json, size, stdout
 from curate.engine.progress import Phase
 from curate.errors import VerifyError
-from curate.pipeline.verify import read_manifest, verify_release
+from curate.pipeline.verify import verify_release
+from curate.store.manifest import read_manifest
 from curate.store.workspace import Workspace
 
 SHOWN = 200
@@ -22,9 +23,9 @@ def verify(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that read and hash.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable answer on stdout.")] = False,
 ) -> int:
-    """Check a release against its manifest and itself: every file, checksum, sample and count. All that is wrong is named."""
+    """Check every file, checksum, sample and count of a release; all that is wrong is named, not only the first."""
     place = Workspace(release)
-    manifest, _ = read_manifest(place)
+    manifest = read_manifest(place)
     shards = sum(name.endswith(".tar") or name.startswith("dropped.") for name in manifest.files)
     with Phase(Console(stderr=True), "verify", shards, "file", 0, quiet=as_json) as progress:
         found = verify_release(place, workers=workers, advance=lambda n: progress.advance(n, 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -12,14 +13,19 @@ from typing import Any
 import psutil
 import ray
 import ray.exceptions
+from ray import cloudpickle
 
 from curate.engine.base import Done, Failure, Item, Need, Result, attempt
+from curate.engine.reaper import Reaper, end
 from curate.errors import EngineError
 
 RETRIES = 3
 """How often an item is tried again when its worker or node dies."""
 _TICK_S = 1.0
 _GROW_S = 5.0
+_CONNECT_S = 10.0
+_INLINE_BYTES = 64 << 10
+"""A pickled function up to this size travels with each item; a larger one is stored once in Ray's object store."""
 
 
 class _Worker:
@@ -40,6 +46,9 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self.local = address is None
+        self.lost = False
+        self._reaper = Reaper() if self.local else None
+        before = set(psutil.Process().children(recursive=True))
         common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
         try:
             if self.local:
@@ -48,22 +57,29 @@ class RayEngine:
                     address="local", num_cpus=workers, include_dashboard=False, object_store_memory=128 << 20, **common
                 )
             else:
+                _reachable(address)
                 ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
+            self._processes, self._servers = [], []
+            self.close()
             where = "start a local Ray" if self.local else f"reach the Ray cluster at {address}"
             raise EngineError(
                 f"cannot {where}: {error}; check --address and RAY_ADDRESS, and RAY_AUTH_TOKEN if it uses tokens"
             ) from error
         self.address = address
-        self._servers = [
-            child for child in psutil.Process().children(recursive=True) if child.name() in {"raylet", "gcs_server"}
-        ]
+        started = set(psutil.Process().children(recursive=True)) - before if self.local else set()
+        self._processes = sorted(started, key=lambda child: child.pid)
+        if self._reaper is not None:
+            self._reaper.guard(self._processes)
+        self._servers = [child for child in self._processes if _name(child) in {"raylet", "gcs_server"}]
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], need: Need
     ) -> Iterator[Done[Item, Result]]:
         """Run items on tasks, or on actors when `need.state` is set. In flight: two items a worker."""
-        shared = ray.put(function)
+        self._check_alive()
+        # Ray ends the whole process at once when it finds its object store gone: what is small stays out of it
+        shared = function if len(cloudpickle.dumps(function)) <= _INLINE_BYTES else ray.put(function)
         runner = self._actors(shared, need) if need.state else self._tasks(shared, need)
         with contextlib.closing(runner) as submit:
             yield from self._drive(items, submit)
@@ -79,6 +95,7 @@ class RayEngine:
                 except StopIteration:
                     exhausted = True
                     break
+                self._check_alive()
                 pending[submit(item)] = item
             if not pending:
                 return
@@ -126,17 +143,42 @@ class RayEngine:
         }
 
     def _check_alive(self) -> None:
-        for server in self._servers:
-            if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
-                raise EngineError(
-                    "Ray itself died under this run (its server process was killed or ran out of memory); "
-                    "finished parts are kept, run the same command again"
-                )
+        if not self.lost and any(not _runs(server) for server in self._servers):
+            self.lost = True
+        if self.lost:
+            raise EngineError(
+                "Ray itself died under this run (its server process was killed or ran out of memory); "
+                "finished parts are kept, run the same command again"
+            )
 
     def close(self) -> None:
-        """Stop the local Ray, or disconnect."""
+        """Stop the local Ray, or disconnect. What is left of a Ray that died is killed: asking it would hang."""
+        self.lost = self.lost or any(not _runs(server) for server in self._servers)
+        if self.lost:
+            end(self._processes)
         with contextlib.suppress(Exception):
             ray.shutdown()
+        if self._reaper is not None:
+            self._reaper.dismiss()
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return str(process.name())
+    return ""
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _reachable(address: str | None) -> None:
+    """Knock first: ray itself would try a wrong address for a minute. Raises OSError."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
 
 
 class _Submitter:
@@ -201,6 +243,8 @@ class _Actors(_Submitter):
         self._load[self._of.pop(ref)] -= 1
 
     def close(self) -> None:
+        if self.engine.lost:
+            return
         for actor in self._pool:
             with contextlib.suppress(Exception):
                 ray.kill(actor)

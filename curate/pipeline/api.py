@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.console import Console
 
+from curate.engine.auth import choose_auth
 from curate.engine.base import Engine, InlineEngine
 from curate.engine.events import EventLog
 from curate.errors import CurateError, InputError, SpecError
@@ -44,7 +45,13 @@ def prepare(
     """Read and check a pipeline, and plan it. Raises SpecError, InputError, ModelError; writes nothing."""
     configs = {kind: stage.Config for kind, stage in registry().items()}
     loaded = load(source, registry=configs, overrides=overrides)
-    plan = make_plan(loaded.spec, limit_shards=limit_shards, sample=sample)
+    plan = make_plan(
+        loaded.spec,
+        limit_shards=limit_shards,
+        sample=sample,
+        source=loaded.source_name,
+        positions=loaded.positions,
+    )
     return loaded, plan
 
 
@@ -83,6 +90,7 @@ def _engine(plan: Plan, address: str | None, workers: int | None) -> Engine:
     memory = [s.url for source in plan.sources for s in source.shards[:1] if s.url.startswith("memory:")]
     if memory or plan.workspace.url.startswith("memory:"):
         raise SpecError("memory:// exists in one process only; run with workers=0 (--workers 0), or use a folder")
+    choose_auth(address)
     from curate.engine.ray_engine import RayEngine
 
     return RayEngine(address, workers)
@@ -253,7 +261,15 @@ class Run:
             return pl.scan_parquet(self.workspace.path(name), glob=False)
         return pl.scan_parquet(self.workspace.read(name))
 
-    def vectors(self, step: str, which: str = "image") -> Iterator[NDArray[np.float16]]:
+    def vectors(self, step: str, which: str = "image") -> NDArray[np.float16]:
+        """All vectors of a step, float16 [n, d]; `vec_row` of a part counts within that part. Memory: all of them.
+
+        A run of one part on local disk is memory-mapped; `vector_parts` goes part by part.
+        """
+        parts = list(self.vector_parts(step, which))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def vector_parts(self, step: str, which: str = "image") -> Iterator[NDArray[np.float16]]:
         """Packed vectors of each part in order, float16 [n, d]; memory-mapped on local disk."""
         group = self.group(step)
         for part in group.parts:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curate.engine.progress import clock
+from curate.errors import StorageError
 from curate.pipeline.plan import Plan, Step
+from curate.pipeline.runfile import read_run
 from curate.stages.sink import Sink
 from curate.store.columns import part_file
 
 BYTES_PER_SAMPLE = 60_000
 """Assumed before the index is there, unless the input is smaller than one sample a shard."""
-RATES = {"index": 4_000.0, "embed": 25.0, "cluster": 20_000.0, "dedup": 8_000.0, "release": 4_000.0}
-"""Samples a second of one worker, measured on one core of an AMD EPYC (embed: packaged EfficientNet-Lite0)."""
-DEFAULT_RATE = 200_000.0
+RATES = {"index": 12_000.0, "embed": 25.0, "release": 6_500.0}
+"""Samples a second of one worker, measured on one core of an AMD EPYC with samples of 15 kB (index, release) and with the
+packaged EfficientNet-Lite0 on photos (embed)."""
+DEFAULT_RATE = 100_000.0
+PAIR_NS = 0.03
+"""Nanoseconds of one core for one pair of vectors and one dimension, benchmarks/dedup.py."""
+FLOPS = 2e10
+"""Multiply-adds (counted as two) a second of one core in the matrix products of k-means."""
 _SCRATCH = {"uids": 40, "dedup-exact": 64, "prune": 40}
 _COLUMN_BYTES = {"index": 250, "embed": 8}
 DIM = 1280
@@ -26,7 +34,8 @@ def estimate(plan: Plan) -> dict[str, Any]:
     """A JSON-able outlook. Reads listings, no samples."""
     rows, known = _rows(plan)
     workers = os.cpu_count() or 1
-    steps = [_step(plan, step, rows, workers) for step in plan.steps]
+    measured = _measured(plan)
+    steps = [_step(plan, step, rows, workers, measured.get(step.name)) for step in plan.steps]
     seconds = START_S + sum(step["seconds"] for step in steps)
     return {
         "name": plan.spec.name,
@@ -44,7 +53,7 @@ def estimate(plan: Plan) -> dict[str, Any]:
         "time": clock(seconds),
         "bytes": sum(step["bytes"] for step in steps),
         "scratch_bytes": max((step["scratch_bytes"] for step in steps), default=0),
-        "warnings": warnings(plan),
+        "warnings": warnings(plan, measured),
     }
 
 
@@ -61,7 +70,35 @@ def _rows(plan: Plan) -> tuple[int, bool]:
     return max(len(plan.sources), plan.nbytes // BYTES_PER_SAMPLE), False
 
 
-def _step(plan: Plan, step: Step, rows: int, workers: int) -> dict[str, Any]:
+def _measured(plan: Plan) -> dict[str, float]:
+    """Samples a second of all workers together, from the last run in this workspace, by step."""
+    if not plan.workspace.exists("run.json"):
+        return {}
+    try:
+        record = read_run(plan.workspace)
+    except StorageError:
+        return {}
+    return {
+        step.name: float(step.rows_before / step.seconds)
+        for step in record.steps
+        if step.status == "done" and step.rows_before and step.seconds and not step.reused_parts
+    }
+
+
+def _seconds(step: Step, rows: int, workers: int, clusters: Sequence[Step]) -> float:
+    if step.kind == "cluster":
+        config = step.stage.config
+        sample = min(rows, config.training_sample)
+        training = 2.0 * sample * config.concepts * DIM * config.iterations / FLOPS
+        return float(training + 2.0 * rows * config.concepts * DIM / FLOPS / workers)
+    if step.kind == "dedup":
+        within = next((c for c in clusters if c.name == step.stage.context.references.get("within")), None)
+        concepts = within.stage.config.concepts if within else 1
+        return float(rows * rows / concepts / 2 * DIM * PAIR_NS * 1e-9 / workers)
+    return float(rows / RATES.get(step.kind, DEFAULT_RATE) / workers)
+
+
+def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | None) -> dict[str, Any]:
     listing = plan.workspace.listing(step.folder)
     parts = len(step.parts)
     if isinstance(step.stage, Sink):
@@ -74,7 +111,10 @@ def _step(plan: Plan, step: Step, rows: int, workers: int) -> dict[str, Any]:
     shapes = [
         name for name, has in (("reduce", step.stage.has_reduce()), ("exchange", step.stage.has_exchange())) if has
     ]
-    seconds = left * rows / RATES.get(step.kind, DEFAULT_RATE) / max(1, min(workers, parts))
+    at_once = max(1, min(workers, parts))
+    seconds = left * (
+        rows / measured if measured else _seconds(step, rows, at_once, [s for s in plan.steps if s.kind == "cluster"])
+    )
     vectors = rows * 2 * DIM
     nbytes = {"embed": vectors + rows * 8, "release": plan.nbytes}.get(
         step.kind, rows * _COLUMN_BYTES.get(step.kind, 12)
@@ -98,8 +138,12 @@ def _step(plan: Plan, step: Step, rows: int, workers: int) -> dict[str, Any]:
     }
 
 
-def warnings(plan: Plan) -> list[str]:
-    """Orders of stages that make no sense."""
+def _packaged(step: Step) -> bool:
+    return str(step.stage.config.model).startswith("packaged:")
+
+
+def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
+    """Orders of stages that make no sense, and guesses worth knowing."""
     found: list[str] = []
     kinds = [(step.name, step.kind) for step in plan.steps]
     names = [kind for _, kind in kinds]
@@ -114,6 +158,11 @@ def warnings(plan: Plan) -> list[str]:
             found.append(f"no later stage uses the vectors of {name}")
         if kind == "prune" and "dedup" not in names[:at]:
             found.append(f"{name} has no dedup before it: duplicates will take up quota")
+    if any(step.kind == "embed" and step.name not in measured and not _packaged(step) for step in plan.steps):
+        found.append(
+            "the time of embed is that of the packaged EfficientNet-Lite0 on a CPU; a pilot (--limit-shards 1) in this "
+            "workspace gives the next plan your own rate"
+        )
     if "release" not in names:
         found.append("no release stage: the run decides which samples stay but writes no dataset")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -92,7 +93,9 @@ class Executor:
         size = 1 if buckets is None else len(exchange.part_groups(len(files))[0])
         todo = [self._parts(step, group) for group in _groups(missing, size)]
         need = _need(step)
-        for entry in self._map(step, "", jobs.MapParts(*job, fingerprints, buckets), todo, need, done=len(there)):
+        others = _other_states(listing, missing) if step.stage.reuses_rows else {}
+        work = jobs.MapParts(*job, fingerprints, buckets, others)
+        for entry in self._map(step, "", work, todo, need, done=len(there)):
             entries.update({e.part: e for e in entry})
         group = Group(
             step=step.name,
@@ -229,6 +232,17 @@ class Executor:
 
     def _rows_of(self, item: Any) -> int:
         return int(np.sum([self.alive_parts[p.index] for p in item.parts])) if isinstance(item, jobs.Parts) else 0
+
+
+def _other_states(listing: Iterable[str], missing: list[int]) -> dict[int, tuple[str, ...]]:
+    """Fingerprints of the stored states of parts that are to be computed."""
+    wanted, found = set(missing), dict[int, list[str]]()
+    for name in sorted(listing):
+        if match := re.fullmatch(r"part-(\d+)\.([0-9a-f]+)\.parquet", name):
+            part = int(match[1])
+            if part in wanted:
+                found.setdefault(part, []).append(match[2])
+    return {part: tuple(fingerprints) for part, fingerprints in found.items()}
 
 
 def _groups(indices: list[int], size: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from curate.engine import exchange
 from curate.engine.state import keep
+from curate.errors import StorageError
 from curate.stages.base import Again, Columns, Stage, Totals, with_alive
-from curate.stages.part import Part
+from curate.stages.part import Layer, Part
 from curate.stages.sink import Sink, Unit
 from curate.store.artifacts import Artifact, read_artifacts, write_artifacts
 from curate.store.columns import PartEntry, PartMeta, read_entry, write_part
+from curate.store.fingerprint import combine
 from curate.store.workspace import Workspace
 
 
@@ -178,6 +180,8 @@ class MapParts(Job):
 
     fingerprints: dict[int, str]
     buckets: int | None = None
+    others: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Fingerprints of other stored states of a part, for stages that reuse rows."""
 
     def __call__(self, item: Parts) -> list[PartEntry]:
         """Compute and commit the step's columns of a few parts."""
@@ -190,18 +194,33 @@ class MapParts(Job):
     def _one(
         self, stage: Stage[Any], part: Part, artifacts: dict[str, Artifact], back: NDArray[Any] | None
     ) -> PartEntry:
+        inputs = combine(part.layer(name).fingerprint for name in stage.reads())
+        part = replace(part, twins=self._twins(part, inputs))
         columns = stage.map(part, artifacts, back)
         frame, alive, counts = _finished(stage, part, columns)
         meta = PartMeta(
             step=self.step,
             part=part.index,
             fingerprint=self.fingerprints[part.index],
+            inputs=inputs,
             rows=frame.height,
             alive=alive,
             counts=counts,
             notes=columns.notes,
         )
         return write_part(self.workspace, self.folder, meta, frame, columns.vectors)
+
+    def _twins(self, part: Part, inputs: str) -> tuple[Layer, ...]:
+        found = []
+        for fingerprint in self.others.get(part.index, ()):
+            try:
+                meta = read_entry(self.workspace, self.folder, part.index, fingerprint)
+            except StorageError:
+                continue  # damaged: then its rows are computed anew
+            if meta.inputs == inputs:
+                names = tuple(self.stage.schema())
+                found.append(Layer(self.step, self.stage.kind, self.folder, fingerprint, names, self.stage.drops))
+        return tuple(found)
 
 
 def _finished(stage: Stage[Any], part: Part, columns: Columns) -> tuple[pl.DataFrame, int | None, dict[str, int]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
-from curate.errors import SpecError
-from curate.pipeline.spec import PipelineSpec, references_of
+from curate.errors import CurateError, ExitCode, ModelError, SpecError
+from curate.pipeline.locate import Place
+from curate.pipeline.problems import Path, Problem, SpecProblems
+from curate.pipeline.spec import PipelineSpec, StageEntry, references_of
 from curate.stages import STAGES, registry
 from curate.stages.base import Context, Stage
 from curate.stages.config import StageConfig
@@ -68,9 +70,10 @@ class Plan:
         """Part `index` as the step `before` sees it."""
         layers = []
         for step in self.steps:
-            if step.name == before or isinstance(step.stage, Sink):
+            if step.name == before:
                 break
-            layers.append(layer(step, index))
+            if not isinstance(step.stage, Sink):
+                layers.append(layer(step, index))
         return Part(self.workspace, index, self.sources[index], tuple(layers))
 
     @property
@@ -97,47 +100,96 @@ def layer(step: Step, index: int) -> Layer:
     )
 
 
-def make_plan(spec: PipelineSpec, *, limit_shards: int | None = None, sample: float | None = None) -> Plan:
-    """Resolve the input, the steps and all fingerprints. Raises SpecError, InputError, ModelError; reads no sample."""
+def make_plan(
+    spec: PipelineSpec,
+    *,
+    limit_shards: int | None = None,
+    sample: float | None = None,
+    source: str = "pipeline",
+    positions: Mapping[Path, Place] | None = None,
+) -> Plan:
+    """Resolve the input, the steps and all fingerprints; reads no sample.
+
+    Raises InputError for the input, and SpecProblems with everything that is wrong with any stage (an unknown encoder,
+    a missing file, a number of samples that cannot be there), each with its place in the file.
+    """
     workspace = Workspace(spec.workspace)
-    sources, total = _sources(spec, limit_shards)
+    sources, total = input_sources(spec, limit_shards)
     options = input_options(spec, sources)
     plan = Plan(spec, workspace, sources, [], total)
-    kinds: list[tuple[str, type[Stage[Any]], StageConfig]] = []
-    known = registry()
-    for entry in spec.stages:
-        stage_class = known[entry.kind]
-        for companion, config in stage_class.companions_before(entry.name, entry.config):
-            kinds.append((config.name or companion.kind, companion, config))
-        kinds.append((entry.name, stage_class, entry.config))
-        for companion, config in stage_class.companions_after(entry.name, entry.config):
-            kinds.append((config.name or companion.kind, companion, config))
-        if entry.kind == "index" and sample is not None:
-            sampler = STAGES["sample"]
-            kinds.append(("sample", sampler, sampler.Config.model_validate({"fraction": sample})))
-    for name, stage_class, config in kinds:
-        if any(step.name == name for step in plan.steps):
-            raise SpecError(f"two steps are named {name}; give one of them another name with the option `name`")
-        add_step(plan, name, stage_class, config, options)
+    failures: list[tuple[int, str, CurateError]] = []
+    for number, entry in enumerate(spec.stages):
+        for name, stage_class, config in _expanded(entry, sample):
+            try:
+                add_step(plan, name, stage_class, config, options)
+            except (SpecError, ModelError) as error:
+                failures.append((number, entry.kind, error))
+    if failures:
+        raise _problems(failures, source, positions or {})
     return plan
 
 
+def _expanded(entry: StageEntry, sample: float | None) -> Iterator[tuple[str, type[Stage[Any]], StageConfig]]:
+    """The steps of one stage of the file: itself, and those that always come before or after it."""
+    stage_class = registry()[entry.kind]
+    for companion, config in stage_class.companions_before(entry.name, entry.config):
+        yield config.name or companion.kind, companion, config
+    yield entry.name, stage_class, entry.config
+    for companion, config in stage_class.companions_after(entry.name, entry.config):
+        yield config.name or companion.kind, companion, config
+    if entry.kind == "index" and sample is not None:
+        sampler = STAGES["sample"]
+        yield "sample", sampler, sampler.Config.model_validate({"fraction": sample})
+
+
+def _problems(
+    failures: list[tuple[int, str, CurateError]], source: str, positions: Mapping[Path, Place]
+) -> SpecProblems:
+    found = []
+    for number, kind, error in failures:
+        paths: list[Path] = [("stages", number, kind, "model")] if isinstance(error, ModelError) else []
+        place = next(
+            (positions[p] for p in [*paths, ("stages", number, kind), ("stages", number)] if p in positions), None
+        )
+        line, column = (place.line, place.column) if place else (None, None)
+        found.append(Problem(source, line, column, f"stages.{number}.{kind}", None, str(error)))
+    problems = SpecProblems(found)
+    if all(isinstance(error, ModelError) for _, _, error in failures):
+        problems.exit_code = ExitCode.MODEL
+    return problems
+
+
 def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: StageConfig, options: IndexOptions) -> None:
-    """Append a step with its fingerprints to the plan. Raises SpecError, ModelError."""
-    schema: Mapping[str, Mapping[str, pl.DataType]] = {step.name: step.stage.schema() for step in plan.steps}
-    context = Context(
-        name, plan.spec.seed, options, resolve_references(plan.steps, name, config), schema, plan.spec.name
-    )
-    stage = stage_class(config, context)
+    """Append a step with its fingerprints to the plan. Raises SpecError or ModelError; a step whose check fails is
+    appended all the same, so that later steps can be checked too.
+    """
+    if any(step.name == name for step in plan.steps):
+        raise SpecError(f"two steps are named {name}; give one of them another name with the option `name`")
+    if bool(plan.steps) == stage_class.first:
+        raise SpecError(
+            f"{name} stands a second time; one is enough"
+            if plan.steps and stage_class.kind == plan.steps[0].kind
+            else f"a pipeline begins with index, not with {name}; put - index before it"
+        )
+    schema: Mapping[str, Mapping[str, pl.DataType]] = {
+        step.name: step.stage.schema() for step in plan.steps if not isinstance(step.stage, Sink)
+    }
+    references = resolve_references(plan.steps, name, config)
+    stage = stage_class(config, Context(name, plan.spec.seed, options, references, schema, plan.spec.name))
+    alive = next((s for s in reversed(plan.steps) if s.stage.drops), None)
+    step = Step(name, stage, "", alive.name if alive else None, [""] * len(plan.sources))
+    plan.steps.append(step)
     stage.check()
+    if most := stage.needs_samples():
+        _check_enough(plan, name, most)
     reads = [plan.step(read) for read in stage.reads()]
-    hashed = config.model_dump(mode="json", exclude={"name", *stage.not_hashed})
+    # a reference counts as what it refers to, not as the name it has
+    hashed = config.model_dump(mode="json", exclude={"name", *references, *stage.not_hashed})
+    hashed |= {option: plan.step(to).folder if to else None for option, to in references.items()}
     seed = plan.spec.seed if stage.uses_seed else None
     own = fingerprint(stage.kind, stage.VERSION, hashed, stage.identity(), seed, [read.folder for read in reads])
-    alive = next((s for s in reversed(plan.steps) if s.stage.drops), None)
     # what a sink works with stays apart from what it writes: the release is complete in itself
-    folder = f"{name}-work@{own}" if isinstance(stage, Sink) else f"{name}@{own}"
-    step = Step(name, stage, folder, alive.name if alive else None)
+    step.folder = f"{name}-work@{own}" if isinstance(stage, Sink) else f"{name}@{own}"
     inputs = list(reads)
     if alive is not None and stage.sees_alive and alive not in inputs:
         inputs.append(alive)
@@ -146,11 +198,18 @@ def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: Stage
         combine(part for read in inputs for part in read.parts),
         [read.whole for read in reads if read.stage.has_reduce()],
     )
-    for index, source in enumerate(plan.sources):
-        made_from = [read.parts[index] for read in inputs] if inputs else [source.identity()]
-        spread = step.whole if stage.has_reduce() or stage.has_exchange() else ""
-        step.parts.append(fingerprint(own, made_from, spread))
-    plan.steps.append(step)
+    spread = step.whole if stage.has_reduce() or stage.has_exchange() else ""
+    step.parts = [
+        fingerprint(own, [read.parts[index] for read in inputs] if inputs else [source.identity()], spread)
+        for index, source in enumerate(plan.sources)
+    ]
+
+
+def _check_enough(plan: Plan, name: str, most: int) -> None:
+    """Refuse what cannot be, before work starts: a sample in a tar takes two blocks of 512 bytes at the least."""
+    there = sum(len(source.files) if source.kind == "folder" else source.nbytes // 1024 for source in plan.sources)
+    if most > there:
+        raise SpecError(f"stage {name} needs {most:,} samples, but the input cannot hold more than {there:,}; lower it")
 
 
 def resolve_references(steps: Sequence[Step], name: str, config: StageConfig) -> dict[str, str | None]:
@@ -193,7 +252,8 @@ def _folder_name(sources: Sequence[PartSource]) -> str | None:
     return root.rstrip("/").rpartition("/")[2] or None
 
 
-def _sources(spec: PipelineSpec, limit: int | None) -> tuple[list[PartSource], int]:
+def input_sources(spec: PipelineSpec, limit: int | None) -> tuple[list[PartSource], int]:
+    """The parts of the input, of its first `limit` shards if given, and the number of shards there are in all."""
     given = spec.input
     if given.folder is not None:
         parts = list(list_folder(given.folder, given.image_extensions, given.files_per_part).parts)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curate.errors import StorageError
+from curate.store.columns import first_reason
 from curate.store.groups import Group, read_group
 from curate.store.workspace import Workspace
 
@@ -103,7 +104,7 @@ def read_run(workspace: Workspace, name: str = "run.json") -> RunFile:
         return RunFile(**raw)
     except (ValueError, TypeError, AttributeError, ValidationError) as error:
         raise StorageError(
-            f"{workspace.where(name)} is damaged ({error}); run the pipeline again to write it anew"
+            f"{workspace.where(name)} is damaged ({first_reason(error)}); run the pipeline again to write it anew"
         ) from error
 
 

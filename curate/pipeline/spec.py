@@ -75,7 +75,7 @@ class InputSpec(StrictModel):
     caption_required: bool = Field(True, description="Whether a sample without a caption is quarantined.")
     label: Extensions | None = Field("cls", description="Extension of the class label member.")
     shards_per_part: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Consecutive shards in one part; auto groups small shards to about 50,000 rows."
+        "auto", description="Consecutive shards in one part; auto closes a part at 128 MiB or 1,000 shards."
     )
     files_per_part: int = Field(5000, ge=1, description="Files of an image folder in one part.")
     max_pixels: int = Field(100_000_000, ge=1, description="Images that declare more pixels are not decoded.")

@@ -30,11 +30,11 @@ def found_of_planted(run: Run) -> dict[str, Any] | None:
         truth = json.loads(handle.read())
     index = run.record.steps[0].name
     dropping = [step.name for step in run.record.steps if step.kind in ("dedup", "dedup-exact")]
+    dropped = pl.any_horizontal(pl.col(f"{step}.keep").not_() for step in dropping)
     frame = run.columns(index, *dropping).select(
-        pl.col(f"{index}.key"),
-        gone=pl.any_horizontal(pl.col(f"{step}.keep").not_() for step in dropping).fill_null(False),
+        key=f"{index}.key", reached=pl.col(f"{dropping[0]}.keep").is_not_null(), gone=dropped.fill_null(False)
     )
-    gone = dict(frame.collect().iter_rows())
+    gone = dict(frame.filter("reached").select("key", "gone").collect().iter_rows())
     kinds: dict[str, list[int]] = {}
     for pair in truth.get("planted", []):
         if pair["key"] in gone and pair["of"] in gone:

@@ -19,10 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from curate.errors import InputError, StorageError
-from curate.stages.release import SCHEMA_VERSION
+from curate.store.manifest import Manifest, read_manifest
 from curate.store.tar import Member, TarScan, check_name, printable, split_name
 from curate.store.workspace import Workspace
 
@@ -34,31 +32,6 @@ _UID = re.compile(r"[0-9a-f]{32}\Z")
 _CHUNK = 1 << 20
 _NAMED = 5
 """Examples given when one check fails for many samples."""
-
-
-class ManifestFile(BaseModel):
-    """One file of the release."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """`manifest.json`, written last: the counts of a release, and every other file with its size and sha256."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    metadata_license: str | None
-    input_samples: int
-    samples: int
-    dropped_samples: int
-    dropped: dict[str, dict[str, int]]
-    shards: int
-    files: dict[str, ManifestFile]
 
 
 @dataclass(frozen=True)
@@ -105,35 +78,18 @@ class _Shard:
     uids: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.uint64))
 
 
-def read_manifest(release: Workspace) -> tuple[Manifest, str]:
-    """The manifest and its sha256. Raises InputError when the folder is no release, StorageError when damaged."""
-    if not release.exists(MANIFEST):
-        raise InputError(f"{release.where()} holds no {MANIFEST}; is it a finished release?")
-    data = release.read(MANIFEST)
-    try:
-        raw = json.loads(data)
-        version = raw.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise StorageError(
-                f"{release.where(MANIFEST)} has schema version {version}, this curate reads {SCHEMA_VERSION}; "
-                "use the curate that wrote it"
-            )
-        return Manifest(**raw), hashlib.sha256(data).hexdigest()
-    except (ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise StorageError(f"{release.where(MANIFEST)} is damaged: {error}; write the release again") from error
-
-
 def verify_release(
     release: Workspace, *, workers: int = 4, advance: Callable[[int], None] | None = None
 ) -> Verification:
     """Check a release against its manifest and itself; all violations are found, not only the first.
 
     workers: threads that read and hash. advance(n): called as n more shards or tables are done. Every file is read
-    once. Raises InputError when `release` is none, StorageError when its manifest cannot be read.
+    once. Raises StorageError when there is no manifest or it cannot be understood.
     Memory: per thread a member and a shard's table; 16 bytes a sample for the uids, three times that while sorting.
     """
     start = time.monotonic()
-    manifest, digest = read_manifest(release)
+    manifest = read_manifest(release)
+    digest = hashlib.sha256(release.read(MANIFEST)).hexdigest()
     checker = _Checker(release, manifest)
     checker.listing()
     shards = sorted(name for name in checker.there if _SHARD.match(name))
@@ -170,6 +126,7 @@ class _Checker:
         self.violations: list[Violation] = []
         self.there: dict[str, int] = {}
         self.sizes: dict[str, Any] = {}
+        self._seen: set[str] = set()
 
     def bad(self, file: str, what: str) -> None:
         self.violations.append(Violation(file, what))
@@ -253,7 +210,7 @@ class _Checker:
                 matched = _has(member, hashes[len(keys) - 1])
         if keys and not matched:
             unlike.append(keys[-1])
-        if not scan.end.clean and not (scan.end.reason == "empty" and stream.nbytes):
+        if not scan.end.clean:
             self.bad(name, f"the tar is damaged: {scan.end.detail}")
         for kind, n in scan.skipped.items():
             self.bad(name, f"holds {n:,} members that are no files ({kind})")
@@ -264,7 +221,7 @@ class _Checker:
         if table.height != len(uids):
             self.bad(file, f"has {table.height:,} rows, but {name} has {len(uids):,} samples")
         pairs = zip(table["uid"].to_list(), uids, strict=False)
-        other = [f"row {row} is {ours}, the tar has {theirs}" for row, (ours, theirs) in enumerate(pairs) if ours != theirs]
+        other = [f"row {row} is {uid}, the tar has {key}" for row, (uid, key) in enumerate(pairs) if uid != key]
         if other:
             self.bad(file, f"{len(other):,} rows differ from the order of {name}: {_some(other, 2)}")
         elif unlike:
@@ -304,6 +261,9 @@ class _Checker:
         for name in sorted(self.sizes.keys() - set(numbers)):
             self.bad("sizes.json", f"names {name}, which is no shard of the manifest")
         self._unique(shards)
+        for name in sorted(self.there.keys() - self._seen):
+            self.bad(name, "belongs to a shard that is missing")
+            self._read(name)
 
     def _unique(self, shards: list[_Shard]) -> None:
         if not shards:
@@ -316,14 +276,17 @@ class _Checker:
         if len(again):
             examples = []
             for place in again[:_NAMED]:
-                first, second = (shards[int(np.searchsorted(ends, row, "right"))].name for row in order[place : place + 2])
+                at = np.searchsorted(ends, order[place : place + 2], "right")
+                first, second = (shards[int(n)].name for n in at)
                 uid = "".join(f"{int(word):016x}" for word in ranked[place])
                 examples.append(f"{uid} in {first} and {second}")
-            self.bad(MANIFEST, f"{len(again):,} samples share a uid with another one: {_some(examples, _NAMED, len(again))}")
+            told = _some(examples, _NAMED, len(again))
+            self.bad(MANIFEST, f"{len(again):,} samples share a uid with another one: {told}")
 
     # --- files ------------------------------------------------------------------------------------------------------
 
     def _matches(self, name: str, nbytes: int, digest: str) -> bool:
+        self._seen.add(name)
         entry = self.manifest.files[name]
         if nbytes != entry.bytes:
             self.bad(name, f"has {nbytes:,} bytes, the manifest says {entry.bytes:,}")

@@ -105,8 +105,12 @@ class Stage(Generic[C]):
     """True when `map` returns keep and reason; the base then adds the cumulative `alive`."""
     quarantines: ClassVar[bool] = False
     """True when what it drops are errors."""
+    first: ClassVar[bool] = False
+    """True for a stage that makes the rows; exactly the first one is."""
     sees_alive: ClassVar[bool] = True
     """False when results do not depend on what earlier steps dropped."""
+    reuses_rows: ClassVar[bool] = False
+    """True when each row is worked alone: `map` then finds, in `part.twins`, this step's parts for other alive rows."""
     uses_seed: ClassVar[bool] = False
     """True when the pipeline's seed decides the result."""
     not_hashed: ClassVar[frozenset[str]] = frozenset()
@@ -132,6 +136,10 @@ class Stage(Generic[C]):
 
     def check(self) -> None:
         """Find what can be found before work starts (unknown models, missing files). Raises a CurateError."""
+
+    def needs_samples(self) -> int:
+        """Samples without which the stage cannot work; 0 when any number will do."""
+        return 0
 
     @classmethod
     def companions_before(cls, name: str, config: StageConfig) -> list[tuple[type[Stage[Any]], StageConfig]]:

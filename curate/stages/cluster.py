@@ -50,6 +50,10 @@ class ClusterStage(Stage[ClusterConfig]):
         """Null for rows that are not alive."""
         return {"concept": pl.Int32(), "distance": pl.Float64()}
 
+    def needs_samples(self) -> int:
+        """At least one for each concept."""
+        return self.config.concepts
+
     @property
     def _embedding(self) -> str:
         name = self.context.references["embedding"]

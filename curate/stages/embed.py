@@ -17,8 +17,9 @@ from curate.embed.encoder import EncoderConfig
 from curate.errors import ModelError, SpecError
 from curate.stages.base import Columns, Resources, Stage
 from curate.stages.config import StageConfig
-from curate.stages.part import Part
+from curate.stages.part import Layer, Part
 from curate.store.artifacts import Artifact
+from curate.store.columns import read_columns, read_vectors
 from curate.store.images import DecodeError, decode_rgb
 from curate.store.members import read_members
 from curate.store.packages import fetch
@@ -69,6 +70,7 @@ class EmbedStage(Stage[EmbedConfig]):
     drops = True
     quarantines = True
     not_hashed = frozenset({"batch_size", "threads", "decode_threads", "checkpoint", "config"})
+    reuses_rows = True
     gpus: float = 0.0
     """GPUs of one worker, set by the run once the cluster is known."""
 
@@ -118,33 +120,17 @@ class EmbedStage(Stage[EmbedConfig]):
         return {name: value for name, value in self.__dict__.items() if name != "encoder"}
 
     def map(self, part: Part, artifacts: Mapping[str, Artifact], back: NDArray[Any] | None) -> Columns:
-        """Embed one part. Memory: two batches of pixels, and the part's vectors."""
+        """Embed the alive rows that no other state of this part has. Memory: two batches of pixels, the vectors."""
         frame = part.columns("shard", "members", "ext", "caption")
-        wanted = np.flatnonzero(part.alive)
-        status: list[str | None] = [None] * frame.height
-        detail: list[str | None] = [None] * frame.height
-        image_rows: list[NDArray[np.float32]] = []
-        done: list[NDArray[np.int64]] = []
-        for rows, pixels in self._batches(part, frame, wanted, status, detail):
-            image_rows.append(self._encode(pixels))
-            done.append(rows)
-        rows = np.concatenate(done) if done else np.zeros(0, dtype=np.int64)
-        raw = np.concatenate(image_rows) if image_rows else np.zeros((0, self.encoder.dim), dtype=np.float32)
-        stored, good = embed.to_stored(raw)
-        for row in rows[~good]:
-            status[row], detail[row] = "bad_embedding", "the encoder returned zeros, NaN or infinity"
-        columns: dict[str, pl.Series] = {"vec_row": _packed(frame.height, rows[good])}
-        vectors = {"image": stored[good]}
-        if self.config.text:
-            vectors["text"], columns["text_row"], columns["clip_score"] = self._texts(frame, rows[good], raw[good])
-        return Columns(
-            pl.DataFrame(columns).with_columns(
-                detail=pl.Series(detail, dtype=pl.String),
-                reason=pl.Series(status, dtype=pl.String),
-                keep=pl.Series([value is None for value in status]),
-            ),
-            vectors,
-        )
+        rows = _Rows(frame.height, self.encoder.dim, self.config.text)
+        for twin in part.twins:
+            rows.take_over(twin, part)
+        for at, pixels in self._batches(part, frame, np.flatnonzero(part.alive & ~rows.known), rows):
+            raw = self._encode(pixels)
+            rows.put("image", at, raw)
+            if self.config.text:
+                self._texts(frame["caption"], at, raw, rows)
+        return rows.columns(part.alive)
 
     def _encode(self, pixels: list[torch.Tensor]) -> NDArray[np.float32]:
         import torch
@@ -156,65 +142,116 @@ class EmbedStage(Stage[EmbedConfig]):
         return self.encoder.encode_images(batch)[: len(pixels)]
 
     def _batches(
-        self,
-        part: Part,
-        frame: pl.DataFrame,
-        wanted: NDArray[np.int64],
-        status: list[str | None],
-        detail: list[str | None],
+        self, part: Part, frame: pl.DataFrame, wanted: NDArray[np.int64], found: _Rows
     ) -> Iterator[tuple[NDArray[np.int64], list[torch.Tensor]]]:
-        threads = self.config.decode_threads or (8 if self.gpus else 1)
         rows: list[int] = []
         pixels: list[torch.Tensor] = []
-        with ThreadPoolExecutor(threads) as pool:
-            queue: deque[tuple[int, Future[Any]]] = deque()
+        for row, future in self._decoded(part, frame, wanted):
+            try:
+                pixels.append(future.result())
+                rows.append(row)
+            except DecodeError as error:
+                found.fail(row, "decode_error", str(error))
+            if len(rows) == self.batch_size:
+                yield np.asarray(rows), pixels
+                rows, pixels = [], []
+        if rows:
+            yield np.asarray(rows), pixels
 
-            def take() -> None:
-                row, future = queue.popleft()
-                try:
-                    pixels.append(future.result())
-                    rows.append(row)
-                except DecodeError as error:
-                    status[row], detail[row] = "decode_error", str(error)
-
-            exts = frame["ext"].to_list()
-            images = {ext.lower() for ext in exts if ext is not None}
+    def _decoded(
+        self, part: Part, frame: pl.DataFrame, wanted: NDArray[np.int64]
+    ) -> Iterator[tuple[int, Future[torch.Tensor]]]:
+        """Decode ahead on threads, at most two batches; yields in order."""
+        exts = frame["ext"].to_list()
+        images = {ext.lower() for ext in exts if ext is not None}
+        with ThreadPoolExecutor(self.config.decode_threads or (8 if self.gpus else 1)) as pool:
+            queue: deque[tuple[int, Future[torch.Tensor]]] = deque()
             for position, members in read_members(part.source, frame[wanted.tolist()], images):
                 row = int(wanted[position])
                 queue.append((row, pool.submit(self._pixels, members[exts[row]])))
                 if len(queue) > 2 * self.batch_size:
-                    take()
-                if len(rows) == self.batch_size:
-                    yield np.asarray(rows), pixels
-                    rows, pixels = [], []
-            while queue:
-                take()
-                if len(rows) == self.batch_size:
-                    yield np.asarray(rows), pixels
-                    rows, pixels = [], []
-        if rows:
-            yield np.asarray(rows), pixels
+                    yield queue.popleft()
+            yield from queue
 
     def _pixels(self, data: bytes) -> torch.Tensor:
         return self.encoder.preprocess(decode_rgb(data, self.context.input.max_pixels))
 
-    def _texts(
-        self, frame: pl.DataFrame, rows: NDArray[np.int64], images: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float16], pl.Series, pl.Series]:
-        captions = frame["caption"].to_list()
-        has = np.asarray([captions[row] is not None for row in rows], dtype=bool)
-        encoded = [
-            self.encoder.encode_texts(texts + [""] * (self.batch_size - len(texts)))[: len(texts)]
-            for start in range(0, int(has.sum()), self.batch_size)
-            if (texts := [captions[row] for row in rows[has][start : start + self.batch_size]])
-        ]
-        raw = np.concatenate(encoded) if encoded else np.zeros((0, self.encoder.dim), dtype=np.float32)
+    def _texts(self, captions: pl.Series, at: NDArray[np.int64], images: NDArray[np.float32], rows: _Rows) -> None:
+        has = captions[at.tolist()].is_not_null().to_numpy()
+        texts = captions[at[has].tolist()].to_list()
+        if texts:
+            raw = self.encoder.encode_texts(texts + [""] * (self.batch_size - len(texts)))[: len(texts)]
+            rows.put("text", at[has], raw)
+            score, valid = embed.clip_scores(images[has], raw)
+            rows.clip_score[at[has][valid]] = score[valid]
+
+
+class _Rows:
+    """What is known of the rows of one part so far: vectors by row, or why there is none."""
+
+    def __init__(self, height: int, dim: int, text: bool) -> None:
+        kinds = ("image", "text") if text else ("image",)
+        self.vectors = {kind: np.zeros((height, dim), dtype=np.float16) for kind in kinds}
+        self.has = {kind: np.zeros(height, dtype=bool) for kind in kinds}
+        self.clip_score = np.full(height, np.nan, dtype=np.float32)
+        self.status: list[str | None] = [None] * height
+        self.detail: list[str | None] = [None] * height
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """bool [rows]: embedded, or known to be impossible."""
+        failed = np.asarray([status is not None for status in self.status], dtype=bool)
+        return np.asarray(self.has["image"] | failed, dtype=bool)
+
+    def fail(self, row: int, status: str, detail: str) -> None:
+        """No vector for this row, and why."""
+        self.status[row], self.detail[row] = status, detail
+
+    def put(self, kind: str, at: NDArray[np.int64], raw: NDArray[np.float32]) -> None:
+        """Store unit rows; rows that cannot be normalised have no vector, and for an image that is a failure."""
         stored, good = embed.to_stored(raw)
-        score, valid = embed.clip_scores(images[has], raw)
-        scores: list[float | None] = [None] * frame.height
-        for row, value in zip(rows[has][valid].tolist(), score[valid].tolist(), strict=True):
-            scores[row] = value
-        return stored[good], _packed(frame.height, rows[has][good]), pl.Series(scores, dtype=pl.Float32)
+        self.vectors[kind][at[good]] = stored[good]
+        self.has[kind][at[good]] = True
+        if kind == "image":
+            for row in at[~good].tolist():
+                self.fail(row, "bad_embedding", "the encoder returned zeros, NaN or infinity")
+
+    def take_over(self, twin: Layer, part: Part) -> None:
+        """Rows that this step computed for the same samples when other rows were alive."""
+        frame = read_columns(part.workspace, twin.folder, part.index, twin.fingerprint)
+        for kind, column in (("image", "vec_row"), ("text", "text_row")):
+            if kind in self.vectors:
+                rows = np.flatnonzero(frame[column].is_not_null().to_numpy() & ~self.has[kind])
+                packed = read_vectors(part.workspace, twin.folder, part.index, twin.fingerprint, kind)
+                self.vectors[kind][rows] = packed[frame[column].fill_null(0).to_numpy()[rows]]
+                self.has[kind][rows] = True
+        if "clip_score" in frame.columns:
+            score = frame["clip_score"].fill_null(np.nan).to_numpy()
+            self.clip_score = np.where(np.isnan(self.clip_score), score, self.clip_score)
+        for row, status, detail in (
+            frame.with_row_index("row").filter(pl.col("keep").not_()).select("row", "reason", "detail").iter_rows()
+        ):
+            self.fail(row, status, detail)
+
+    def columns(self, alive: NDArray[np.bool_]) -> Columns:
+        """The step's columns; vectors of rows that are not alive are left out."""
+        frame = pl.DataFrame(
+            {
+                "detail": pl.Series(self.detail, dtype=pl.String),
+                "reason": pl.Series(self.status, dtype=pl.String),
+                "clip_score": pl.Series(self.clip_score).fill_nan(None),
+            }
+        ).with_columns(keep=pl.col("reason").is_null())
+        # what a twin knows of rows that are out here must not show: the part is the one that a first run writes
+        judged = pl.Series(alive)
+        frame = frame.with_columns(pl.when(judged).then(pl.col(name)).alias(name) for name in ("detail", "clip_score"))
+        vectors = {}
+        for kind, column in (("image", "vec_row"), ("text", "text_row")):
+            if kind in self.vectors:
+                rows = np.flatnonzero(self.has[kind] & alive)
+                vectors[kind] = self.vectors[kind][rows]
+                frame = frame.with_columns(_packed(len(alive), rows).alias(column))
+        return Columns(frame, vectors)
 
 
 def _packed(height: int, rows: NDArray[np.int64]) -> pl.Series:

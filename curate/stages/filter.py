@@ -66,14 +66,8 @@ class FilterStage(Stage[FilterConfig]):
 
     def map(self, part: Part, artifacts: Mapping[str, Artifact], back: NDArray[Any] | None) -> Columns:
         """Evaluate. Memory: the columns used."""
-        used = self.predicate.columns
-        frame = part.columns(*used) if used else pl.DataFrame({"row": range(part.rows)})
-        reason = pl.lit("false")
-        for column in reversed(used):
-            reason = (
-                pl.when(pl.col("verdict").is_null() & pl.col(column).is_null())
-                .then(pl.lit(f"null: {column}"))
-                .otherwise(reason)
-            )
-        judged = frame.with_columns(verdict=self.predicate.expr)
-        return Columns(judged.select(keep=pl.col("verdict").fill_null(False), reason=reason))
+        frame = part.columns(*self.predicate.columns)
+        why_null = pl.concat_str(pl.lit("null: "), self.predicate.null_column())
+        return Columns(
+            frame.select(keep=self.predicate.expr.fill_null(False), reason=pl.coalesce(why_null, pl.lit("false")))
+        )

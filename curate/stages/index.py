@@ -26,6 +26,7 @@ class IndexStage(Stage[IndexConfig]):
     kind = "index"
     VERSION = 1
     Config = IndexConfig
+    first = True
 
     def columns(self) -> dict[str, pl.DataType]:
         """See docs/formats/index.md."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -48,16 +48,12 @@ class Part:
     source: PartSource
     layers: tuple[Layer, ...]
     """Earlier steps, in order."""
-    _cache: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)
+    twins: tuple[Layer, ...] = ()
+    """States of the very part that is being computed, from the same columns but for other alive rows."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {
-            "workspace": self.workspace,
-            "index": self.index,
-            "source": self.source,
-            "layers": self.layers,
-            "_cache": {},
-        }
+        # what was read (alive) stays behind: another process reads it again
+        return {name: getattr(self, name) for name in ("workspace", "index", "source", "layers", "twins")}
 
     def layer(self, step: str) -> Layer:
         """The layer of a step by its name."""

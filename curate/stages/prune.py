@@ -18,7 +18,7 @@ from curate.pruning import thresholds
 from curate.pruning.allocate import allocate, lower_bounds, targets
 from curate.pruning.complexity import complexity, d_inter, d_intra
 from curate.pruning.metrics import metric
-from curate.pruning.select import select
+from curate.pruning.select import Which, select
 from curate.stages.base import Again, Columns, Stage, State, Totals
 from curate.stages.config import Reference, StageConfig
 from curate.stages.part import Part
@@ -95,6 +95,10 @@ class PruneStage(Stage[PruneConfig]):
             raise SpecError(
                 f"stage {self.context.step}: of: deduplicated needs a dedup stage before it; add one or use alive"
             )
+
+    def needs_samples(self) -> int:
+        """The number to keep, when it is given as a number."""
+        return int(self.config.keep) if self.config.keep > 1 else 0
 
     def columns(self) -> dict[str, pl.DataType]:
         """score: what the metric ranks by, high = hard; in units of 2^-32 for dbp and ssp. Null when not alive."""
@@ -209,13 +213,13 @@ class PruneStage(Stage[PruneConfig]):
             quota = allocation.quota
             diagnostics |= {
                 "temperature": self.config.temperature,
-                "saturated_share": allocation.saturated_share,
                 "at_lower_share": allocation.at_lower_share,
                 "shift_over_mean_target": allocation.shift_over_mean_target,
             }
         members = counts > 0
         diagnostics |= {
             "concepts": int(members.sum()),
+            "saturated_share": int(((quota == counts) & members).sum()) / int(members.sum()),
             "complexity_min": float(score[members].min()),
             "complexity_max": float(score[members].max()),
         }
@@ -288,13 +292,15 @@ class PruneStage(Stage[PruneConfig]):
 
 
 def _state(window: thresholds.Window) -> dict[str, NDArray[Any]]:
-    numbers = np.asarray([window.bits, window.word, window.width, window.which == "hard"], dtype=np.int64)
+    numbers = np.asarray(
+        [window.bits, window.word, window.width, window.which == "hard", window.passes], dtype=np.int64
+    )
     arrays = {"low": window.low, "before": window.before, "settled": window.settled, "nothing": window.nothing}
     return {"numbers": numbers, **arrays}
 
 
 def _window(state: State) -> thresholds.Window:
-    bits, word, width, hard = (int(value) for value in state["numbers"])
-    return thresholds.Window(
-        "hard" if hard else "easy", bits, word, width, state["low"], state["before"], state["settled"], state["nothing"]
-    )
+    bits, word, width, hard, passes = (int(value) for value in state["numbers"])
+    which: Which = "hard" if hard else "easy"
+    low, before, settled, nothing = (state[name] for name in ("low", "before", "settled", "nothing"))
+    return thresholds.Window(which, bits, word, width, low, before, settled, nothing, passes)

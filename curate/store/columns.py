@@ -47,6 +47,7 @@ class PartMeta(BaseModel):
     step: str = Field(description="name of the step that wrote the part")
     part: int
     fingerprint: str
+    inputs: str = Field(default="", description="fingerprint of the columns the part was made from, alive rows apart")
     rows: int
     alive: int | None = Field(description="rows still in after this step; null when the step drops nothing")
     counts: dict[str, int] = Field(
@@ -93,6 +94,14 @@ def write_part(
     return PartEntry(**meta.model_dump(), nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+def first_reason(error: Exception) -> str:
+    """What is wrong with a stored record, in one line: of a validation error its first finding."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
+    return str(error)
+
+
 def parse_meta(data: bytes, where: str) -> PartMeta:
     """Read a part's footer; an unknown schema version or a damaged file is a StorageError that says so."""
     try:
@@ -109,7 +118,7 @@ def parse_meta(data: bytes, where: str) -> PartMeta:
     try:
         return PartMeta(**raw)
     except (ValidationError, TypeError) as error:
-        raise StorageError(f"{where} is damaged ({error}); delete it and run again") from error
+        raise StorageError(f"{where} is damaged ({first_reason(error)}); delete it and run again") from error
 
 
 def read_entry(workspace: Workspace, folder: str, part: int, fingerprint: str) -> PartEntry:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curate.errors import StorageError
-from curate.store.columns import SCHEMA_VERSION, PartEntry
+from curate.store.columns import SCHEMA_VERSION, PartEntry, first_reason
 from curate.store.workspace import Workspace
 
 
@@ -71,4 +71,6 @@ def read_group(workspace: Workspace, folder: str, fingerprint: str) -> Group:
             )
         return Group(**raw)
     except (ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise StorageError(f"{workspace.where(name)} is damaged ({error}); delete it and run again") from error
+        raise StorageError(
+            f"{workspace.where(name)} is damaged ({first_reason(error)}); delete it and run again"
+        ) from error

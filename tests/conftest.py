@@ -1,0 +1,201 @@
+"""Fixtures shared by rooms: a bench that runs real stages over hand-made parts, and a pipeline over tiny shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import corpus
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from curate.engine.base import InlineEngine
+from curate.engine.events import EventLog
+from curate.pipeline.execute import Executor, StepResult
+from curate.pipeline.plan import Plan, Step, add_step
+from curate.pipeline.reporting import Reporter
+from curate.pipeline.spec import InputSpec, PipelineSpec
+from curate.stages.base import Columns, Stage, State, Totals
+from curate.stages.config import StageConfig
+from curate.stages.part import Part
+from curate.store.artifacts import Artifact
+from curate.store.columns import read_columns
+from curate.store.inputs import PartSource, ShardInfo
+from curate.store.samples import IndexOptions
+from curate.store.workspace import Workspace
+
+
+class Given(Stage[StageConfig]):
+    """A step whose columns a test made by hand, one frame a part."""
+
+    frames: ClassVar[list[pl.DataFrame]]
+    vectors: ClassVar[list[NDArray[np.float16]] | None]
+    sees_alive = False
+
+    def columns(self) -> dict[str, pl.DataType]:
+        schema = dict(self.frames[0].schema)
+        return {name: dtype for name, dtype in schema.items() if name not in ("keep", "reason")}
+
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for frame in self.frames:
+            digest.update(repr(frame.rows()).encode())
+        for vectors in self.vectors or []:
+            digest.update(vectors.tobytes())
+        return {"sha256": digest.hexdigest()}
+
+    def map(self, part: Part, artifacts: Any, back: Any) -> Columns:
+        vectors = {} if self.vectors is None else {"image": self.vectors[part.index]}
+        return Columns(self.frames[part.index], vectors)
+
+
+class GivenWithArtifacts(Given):
+    artifacts: ClassVar[dict[str, Artifact]]
+
+    def summarise(self, part: Part, totals: Totals, state: State) -> dict[str, NDArray[Any]]:
+        return {}
+
+    def reduce(self, summaries: Any, totals: Totals, state: State) -> dict[str, Artifact]:
+        return self.artifacts
+
+
+class Bench:
+    """Real stages on top of hand-made steps, inline, over parts of the given sizes."""
+
+    def __init__(self, url: str, parts: int, seed: int = 0) -> None:
+        spec = PipelineSpec(
+            name="bench",
+            input=InputSpec.model_validate({"folder": "/none", "label": None}),
+            workspace=url,
+            seed=seed,
+            stages=(),
+        )
+        shards = [ShardInfo(f"/none/{i:05d}.tar", f"{i:05d}.tar", 1, str(i)) for i in range(parts)]
+        sources = [PartSource(i, "tar", (shard,)) for i, shard in enumerate(shards)]
+        self.workspace = Workspace(url)
+        self.plan = Plan(spec, self.workspace, sources, [], parts)
+        reporter = Reporter(Console(quiet=True), EventLog(self.workspace, "bench"), quiet=True)
+        self.executor = Executor(self.plan, InlineEngine(), reporter)
+        self.results: dict[str, StepResult] = {}
+
+    def _add(self, name: str, kind: type[Stage[Any]], config: StageConfig) -> Step:
+        add_step(self.plan, name, kind, config, IndexOptions("bench"))
+        step = self.plan.steps[-1]
+        self.results[name] = self.executor.run(step)
+        return step
+
+    def given(
+        self,
+        name: str,
+        frames: Sequence[pl.DataFrame],
+        kind: str | None = None,
+        vectors: list[NDArray[np.float16]] | None = None,
+        artifacts: dict[str, Artifact] | None = None,
+    ) -> Step:
+        """A finished step with these columns; it drops when there is a column `keep`."""
+        body: dict[str, Any] = {"kind": kind or name, "frames": list(frames), "vectors": vectors}
+        body["drops"] = "keep" in frames[0].columns
+        if artifacts is not None:
+            body["artifacts"] = artifacts
+        base = Given if artifacts is None else GivenWithArtifacts
+        return self._add(name, type("Made", (base,), body), StageConfig(name=name))
+
+    def index(self, sizes: Sequence[int], **columns: Sequence[Any]) -> pl.DataFrame:
+        """A hand-made index of distinct samples; `columns` replace whole columns over all rows."""
+        frame = index_frame(sum(sizes)).with_columns(**{n: pl.Series(v) for n, v in columns.items()})
+        self.given("index", cut(frame, sizes))
+        return frame
+
+    def embed(self, vectors: NDArray[np.float16], sizes: Sequence[int]) -> None:
+        """Hand-made vectors, one for each row."""
+        rows = [pl.DataFrame({"vec_row": pl.Series(range(n), dtype=pl.UInt32)}) for n in sizes]
+        self.given("embed", rows, vectors=np.split(vectors, np.cumsum(sizes)[:-1]))
+
+    def stage(self, kind: type[Stage[Any]], name: str | None = None, **options: Any) -> pl.DataFrame:
+        """Run a stage to its end; its columns over all parts."""
+        self._add(name or kind.kind, kind, kind.Config.model_validate(options))
+        return self.frame(name or kind.kind)
+
+    def frame(self, name: str) -> pl.DataFrame:
+        step = self.plan.step(name)
+        return pl.concat(
+            read_columns(self.workspace, step.folder, part, fingerprint) for part, fingerprint in enumerate(step.parts)
+        )
+
+
+def index_frame(rows: int, seed: int = 7) -> pl.DataFrame:
+    """An index of `rows` good samples with random uids and hashes."""
+    rng = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "uid_hi": rng.integers(0, 2**64, rows, dtype=np.uint64),
+            "uid_lo": rng.integers(0, 2**64, rows, dtype=np.uint64),
+            "key": [f"{i:06d}" for i in range(rows)],
+            "sha256": [hashlib.sha256(str(i).encode()).hexdigest() for i in range(rows)],
+            "status": ["ok"] * rows,
+        }
+    )
+
+
+def cut(frame: pl.DataFrame, sizes: Sequence[int]) -> list[pl.DataFrame]:
+    """The rows of `frame` in parts of these sizes."""
+    starts = np.cumsum([0, *sizes])
+    return [frame[int(start) : int(stop)] for start, stop in zip(starts, starts[1:], strict=False)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    """Makes benches, each in a folder of its own."""
+    made = 0
+
+    def make(parts: int, seed: int = 0) -> Bench:
+        nonlocal made
+        made += 1
+        return Bench(str(tmp_path / f"bench-{made}"), parts, seed)
+
+    return make
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> dict[str, Any]:
+    """A pipeline of an index only, over three shards of four good samples each; a dict to add stages to."""
+    corpus.write_good_shards(tmp_path / "shards", shards=3, samples=4)
+    return {
+        "name": "tiny",
+        "input": {"shards": f"{tmp_path}/shards/*.tar", "shards_per_part": 1, "caption": "txt"},
+        "workspace": str(tmp_path / "work"),
+        "stages": ["index"],
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Options of an embed stage: a CLIP of two small layers with random weights, as a private checkpoint on disk."""
+    import open_clip
+    import torch
+
+    folder = tmp_path_factory.mktemp("clip")
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    (folder / "tiny-clip.json").write_text(json.dumps(model))
+    torch.manual_seed(5)
+    made = open_clip.CLIP(model["embed_dim"], model["vision_cfg"], model["text_cfg"])
+    torch.save({"state_dict": made.state_dict()}, folder / "tiny.pt")
+    return {
+        "model": "tiny-clip",
+        "checkpoint": str(folder / "tiny.pt"),
+        "config": str(folder / "tiny-clip.json"),
+        "batch_size": 4,
+    }
