@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ class Bench:
             seed=seed,
             stages=(),
         )
-        shards = [ShardInfo(f"/none/{i:05d}.tar", f"{i:05d}.tar", 1, str(i)) for i in range(parts)]
+        shards = [ShardInfo(f"/none/{i:05d}.tar", f"{i:05d}.tar", 1 << 30, str(i)) for i in range(parts)]
         sources = [PartSource(i, "tar", (shard,)) for i, shard in enumerate(shards)]
         self.workspace = Workspace(url)
         self.plan = Plan(spec, self.workspace, sources, [], parts)
@@ -104,6 +105,8 @@ class Bench:
         """A finished step with these columns; it drops when there is a column `keep`."""
         body: dict[str, Any] = {"kind": kind or name, "frames": list(frames), "vectors": vectors}
         body["drops"] = "keep" in frames[0].columns
+        body["first"] = not self.plan.steps
+        body["first"] = not self.plan.steps
         if artifacts is not None:
             body["artifacts"] = artifacts
         base = Given if artifacts is None else GivenWithArtifacts
@@ -149,7 +152,7 @@ def index_frame(rows: int, seed: int = 7) -> pl.DataFrame:
 def cut(frame: pl.DataFrame, sizes: Sequence[int]) -> list[pl.DataFrame]:
     """The rows of `frame` in parts of these sizes."""
     starts = np.cumsum([0, *sizes])
-    return [frame[int(start) : int(stop)] for start, stop in zip(starts, starts[1:], strict=False)]
+    return [frame[int(start) : int(stop)] for start, stop in itertools.pairwise(starts)]
 
 
 @pytest.fixture

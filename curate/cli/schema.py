@@ -20,7 +20,7 @@ def schema(
     ] = "pipeline",
     list_: Annotated[bool, typer.Option("--list", help="List the names instead.")] = False,
 ) -> int:
-    """Print a JSON schema (draft 2020-12). Editors check a pipeline file against `curate schema > pipeline.schema.json`."""
+    """Print a JSON schema (draft 2020-12), for editors that check pipeline files and for programs that read ours."""
     known = schemas()
     if list_:
         columns(

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import ray
@@ -41,12 +41,23 @@ class _Worker:
 class RayEngine:
     """Runs items on a Ray cluster: a local one of its own, or the one at `address`."""
 
+    _left_over: ClassVar[bool] = False
+    """True when this process still holds the client of a Ray that died."""
+
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         """Connect to `address`, or start a local Ray with `workers` CPUs (default: all). Raises EngineError."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self.local = address is None
         self.lost = False
+        if RayEngine._left_over:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            RayEngine._left_over = False
+        if ray.is_initialized():
+            raise EngineError(
+                "this process uses a Ray already, which is left as it is; call ray.shutdown() first, or run with workers=0"
+            )
         self._reaper = Reaper() if self.local else None
         before = set(psutil.Process().children(recursive=True))
         common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
@@ -152,12 +163,14 @@ class RayEngine:
             )
 
     def close(self) -> None:
-        """Stop the local Ray, or disconnect. What is left of a Ray that died is killed: asking it would hang."""
+        """Stop the local Ray, or disconnect. What is left of a Ray that died is killed: asking it is slow."""
         self.lost = self.lost or any(not _runs(server) for server in self._servers)
         if self.lost:
             end(self._processes)
-        with contextlib.suppress(Exception):
-            ray.shutdown()
+            RayEngine._left_over = True
+        else:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
         if self._reaper is not None:
             self._reaper.dismiss()
 

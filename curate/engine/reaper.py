@@ -1,4 +1,4 @@
-"""Ends what is left of a local Ray: called by the engine when a Ray server died, and by a small process when the driver did.
+"""Ends what is left of a local Ray: the engine does when a Ray server died, a small process when the driver did.
 
 Ray's servers end with the driver, but their helpers go on looking for them for a minute and hold memory meanwhile.
 The small process runs this file, reads from a pipe which processes to end, and acts when the pipe breaks.
@@ -16,7 +16,7 @@ import psutil
 
 
 def end(processes: Iterable[psutil.Process], timeout_s: float = 3.0) -> None:
-    """Kill Ray's servers and helpers, and every worker of their raylet; psutil spares a process that took over a pid."""
+    """Kill Ray's servers and helpers, and the workers of their raylet. A process that took over a pid is spared."""
     family = set(processes)
     raylets = {str(process.pid) for process in family}
     for process in list(family):

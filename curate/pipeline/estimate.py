@@ -16,8 +16,8 @@ from curate.store.columns import part_file
 BYTES_PER_SAMPLE = 60_000
 """Assumed before the index is there, unless the input is smaller than one sample a shard."""
 RATES = {"index": 12_000.0, "embed": 25.0, "release": 6_500.0}
-"""Samples a second of one worker, measured on one core of an AMD EPYC with samples of 15 kB (index, release) and with the
-packaged EfficientNet-Lite0 on photos (embed)."""
+"""Samples a second of one worker, measured on one core of an AMD EPYC: index and release with samples of 15 kB, embed
+with the packaged EfficientNet-Lite0 on photos."""
 DEFAULT_RATE = 100_000.0
 PAIR_NS = 0.03
 """Nanoseconds of one core for one pair of vectors and one dimension, benchmarks/dedup.py."""

@@ -132,8 +132,11 @@ class Executor:
             phase = "summary" if number == 0 else f"summary {number + 1}"
             for _ in self._map(step, phase, summarise, todo, LIGHT):
                 pass
-            reduce = jobs.Reduce(*job, totals, number, len(step.parts))
-            (again,) = self._map(step, "reduce", reduce, [step.name], LIGHT, unit="step")
+            # a run that stopped in a later pass left the state that this one ended with
+            again = jobs.STATE_FILE in self.plan.workspace.listing(summarise.folder_of(number + 1))
+            if not again:
+                reduce = jobs.Reduce(*job, totals, number, len(step.parts))
+                (again,) = self._map(step, "reduce", reduce, [step.name], LIGHT, unit="step")
             number += 1
 
     def _exchange(self, step: Step, job: JobArguments) -> int:
@@ -176,7 +179,8 @@ class Executor:
                 workspace.remove(f"{step.folder}/{name}")
             listing = {}
             self._reduce(step, job)
-        units = stage.units(jobs.Job(*job).opened()[1], len(step.parts))
+        artifacts = jobs.Job(*job).opened()[1]
+        units = stage.units(artifacts, len(step.parts))
         todo = [unit for unit in units if jobs.unit_marker(unit, step.whole) not in listing]
         items = (jobs.UnitItem(unit, tuple(self.plan.part(index, step.name) for index in unit.parts)) for unit in todo)
         write = jobs.WriteUnit(*job, target)
@@ -184,7 +188,7 @@ class Executor:
             pass
         markers = (f"{step.folder}/{jobs.unit_marker(unit, step.whole)}" for unit in units)
         try:
-            report = stage.finish((json.loads(workspace.read(name)) for name in markers), target)
+            report = stage.finish((json.loads(workspace.read(name)) for name in markers), artifacts, target)
         except StorageError:
             for unit in units:  # the markers say more than is there: the next run writes all units again
                 workspace.remove(f"{step.folder}/{jobs.unit_marker(unit, step.whole)}")

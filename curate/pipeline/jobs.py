@@ -23,6 +23,9 @@ from curate.store.columns import PartEntry, PartMeta, read_entry, write_part
 from curate.store.fingerprint import combine
 from curate.store.workspace import Workspace
 
+STATE_FILE = "state.npz"
+"""What a pass of a reduce hands to the next, in the scratch folder of the next."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -87,7 +90,7 @@ class Pass(Job):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What the pass before handed on."""
-        return {} if self.number == 0 else self._load(f"{self.folder_of(self.number)}/state.npz")
+        return {} if self.number == 0 else self._load(f"{self.folder_of(self.number)}/{STATE_FILE}")
 
     def _load(self, name: str) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(self.workspace.read(name)), allow_pickle=False) as file:
@@ -127,7 +130,7 @@ class Reduce(Pass):
         """Read all summaries in part order and reduce; commit the artifacts, or the state of another pass (True)."""
         result = self.stage.reduce(self._summaries(), self.totals, self.state())
         if isinstance(result, Again):
-            self._save(f"{self.folder_of(self.number + 1)}/state.npz", result.state)
+            self._save(f"{self.folder_of(self.number + 1)}/{STATE_FILE}", result.state)
             return True
         write_artifacts(self.workspace, self.folder, self.whole, result)
         return False

@@ -26,10 +26,12 @@ from curate.store.workspace import Workspace
 
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"(\d{5,})\.tar\Z")
-_KNOWN = re.compile(r"(\d{5,}\.tar|\d{5,}_stats\.json|sizes\.json|(samples|dropped)\.parquet/\d{5,}\.parquet)\Z")
+_KNOWN = re.compile(
+    r"(\d{5,}\.tar|\d{5,}_stats\.json|sizes\.json|classes\.json|(samples|dropped)\.parquet/\d{5,}\.parquet)\Z"
+)
 _FOLDERS = ("", "samples.parquet", "dropped.parquet")
 _UID = re.compile(r"[0-9a-f]{32}\Z")
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 _NAMED = 5
 """Examples given when one check fails for many samples."""
 
@@ -153,6 +155,8 @@ class _Checker:
         if "sizes.json" not in listed:
             self.bad(MANIFEST, "does not list sizes.json")
         self.sizes = self._json("sizes.json")
+        if "classes.json" in listed:
+            self._json("classes.json")
 
     def shard(self, name: str) -> _Shard:
         """One tar with its statistics and its table, in one pass over the tar."""
@@ -331,23 +335,29 @@ class _Checker:
 
 
 class _Hashing:
-    """A file that is hashed while it is read."""
+    """A file that is hashed while it is read, in large chunks: threads then seldom wait for one another."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
+        self._chunk = b""
+        self._at = 0
         self.digest = hashlib.sha256()
         self.nbytes = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes."""
-        data = self._handle.read(size)
-        self.digest.update(data)
-        self.nbytes += len(data)
+        """Up to `size` bytes; fewer at the end of a chunk, none at the end of the file."""
+        if self._at == len(self._chunk):
+            self._chunk, self._at = self._handle.read(_CHUNK), 0
+            self.digest.update(self._chunk)
+            self.nbytes += len(self._chunk)
+        stop = len(self._chunk) if size < 0 else self._at + size
+        data = self._chunk[self._at : stop]
+        self._at += len(data)
         return data
 
     def drain(self) -> None:
         """Read to the end."""
-        while self.read(_CHUNK):
+        while self.read():
             pass
 
 

@@ -56,12 +56,21 @@ class ReleaseStage(Sink[ReleaseConfig]):
         return Workspace(self.config.to) if self.config.to else workspace.sub(f"{self.context.step}@{whole}")
 
     def summarise(self, part: Part, totals: Totals, state: State) -> dict[str, NDArray[Any]]:
-        """Alive rows of the part."""
-        return {"alive": np.asarray(int(part.alive.sum()))}
+        """Alive rows of the part; for an image folder its classes too, of dropped samples as well."""
+        labels: list[str] = []
+        if part.source.kind == "folder":
+            index = next(iter(self.context.schema))
+            labels = part.columns(f"{index}.label").to_series().drop_nulls().unique().sort().to_list()
+        return {"alive": np.asarray(int(part.alive.sum())), "classes": np.asarray(labels, dtype=np.str_)}
 
     def reduce(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State) -> dict[str, Artifact]:
-        """Alive rows of every part: all that is needed to cut shards."""
-        return {"layout": np.asarray([int(summary["alive"]) for summary in summaries], dtype=np.int64)}
+        """Alive rows of every part, which is how shards are cut; classes in order. Memory: O(parts + classes)."""
+        layout: list[int] = []
+        classes: set[str] = set()
+        for summary in summaries:
+            layout.append(int(summary["alive"]))
+            classes.update(summary["classes"].tolist())
+        return {"layout": np.asarray(layout, dtype=np.int64), "classes": {"names": sorted(classes)}}
 
     def units(self, artifacts: Mapping[str, Artifact], parts: int) -> list[Unit]:
         """One unit a shard, one a part for the table of what was dropped."""
@@ -86,11 +95,18 @@ class ReleaseStage(Sink[ReleaseConfig]):
             return self._dropped(unit, parts[0], target)
         layout = artifacts["layout"]
         assert isinstance(layout, np.ndarray)
-        return self._shard(unit, parts, layout, target)
+        return self._shard(unit, parts, layout, _class_numbers(artifacts), target)
 
     # --- shards -----------------------------------------------------------------------------------------------------
 
-    def _shard(self, unit: Unit, parts: Sequence[Part], layout: NDArray[np.int64], target: Workspace) -> dict[str, Any]:
+    def _shard(
+        self,
+        unit: Unit,
+        parts: Sequence[Part],
+        layout: NDArray[np.int64],
+        classes: Mapping[str, int],
+        target: Workspace,
+    ) -> dict[str, Any]:
         start, stop = self._cuts(int(layout.sum()))[unit.index]
         name = f"{unit.index:05d}.tar"
         tables = []
@@ -99,7 +115,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
             for part in parts:
                 before = int(layout[: part.index].sum())
                 alive = np.flatnonzero(part.alive)[max(0, start - before) : max(0, stop - before)]
-                tables.append(self._copy(part, alive, tar))
+                tables.append(self._copy(part, alive, classes, tar))
             tar.close()
         table = pl.concat(tables).with_columns(shard=pl.lit(name))
         files = {name: [tar.nbytes, tar.digest.hexdigest()]}
@@ -108,7 +124,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
         files |= _put_json(target, f"{unit.index:05d}_stats.json", stats.model_dump())
         return {"kind": "shard", "shard": name, "samples": table.height, "files": files}
 
-    def _copy(self, part: Part, rows: NDArray[np.int64], tar: _TarOut) -> pl.DataFrame:
+    def _copy(self, part: Part, rows: NDArray[np.int64], classes: Mapping[str, int], tar: _TarOut) -> pl.DataFrame:
         index = next(iter(self.context.schema))
         columns = [f"{index}.{name}" for name in ("uid_hi", "uid_lo", "shard", "members", "ext", *_FROM_INDEX)]
         extra = {name: step for step, schema in self.context.schema.items() for name in _FROM_STAGES if name in schema}
@@ -125,14 +141,12 @@ class ReleaseStage(Sink[ReleaseConfig]):
                 )
             for ext, data in members.items():
                 tar.add(f"{uids[position]}.{ext}", data)
-        sources = part.source.names
+            if (number := classes.get(frame["label"][position])) is not None and "cls" not in members:
+                # the folder a sample lay in would be lost: webdataset reads a class number from .cls
+                tar.add(f"{uids[position]}.cls", str(number).encode())
         return frame.select(
             pl.Series("uid", uids, dtype=pl.String),
-            pl.Series(
-                "source",
-                [sources[shard] if shard is not None else part.source.root for shard in frame["shard"]],
-                dtype=pl.String,
-            ),
+            pl.Series("source", _sources(part, frame), dtype=pl.String),
             *_FROM_INDEX,
             *extra,
         )
@@ -167,12 +181,9 @@ class ReleaseStage(Sink[ReleaseConfig]):
         )
         gone = joined.filter(~pl.Series(part.alive))
         uids = [format_uid(hi, lo) for hi, lo in gone.select("uid_hi", "uid_lo").iter_rows()]
-        names = part.source.names
         table = gone.select(
             pl.Series("uid", uids, dtype=pl.String),
-            pl.Series(
-                "source", [names[s] if s is not None else part.source.root for s in gone["shard"]], dtype=pl.String
-            ),
+            pl.Series("source", _sources(part, gone), dtype=pl.String),
             "key",
             "stage",
             "reason",
@@ -193,8 +204,10 @@ class ReleaseStage(Sink[ReleaseConfig]):
             return False
         return hashlib.sha256(target.read("manifest.json")).hexdigest() == str(report["manifest_sha256"])
 
-    def finish(self, results: Iterable[dict[str, Any]], target: Workspace) -> dict[str, Any]:
-        """sizes.json and, last, manifest.json."""
+    def finish(
+        self, results: Iterable[dict[str, Any]], artifacts: Mapping[str, Artifact], target: Workspace
+    ) -> dict[str, Any]:
+        """sizes.json, classes.json for an image folder and, last, manifest.json."""
         files: dict[str, list[Any]] = {}
         sizes: dict[str, int] = {}
         dropped: dict[str, Counter[str]] = {}
@@ -210,6 +223,8 @@ class ReleaseStage(Sink[ReleaseConfig]):
             if lost := [f for f, n in wanted.items() if there.get(f) != n]:
                 raise StorageError(f"{target.where(folder)} lost {lost[0]} while the release was written; run again")
         files |= _put_json(target, "sizes.json", dict(sorted(sizes.items())))
+        if numbers := _class_numbers(artifacts):
+            files |= _put_json(target, "classes.json", numbers)
         samples, gone = sum(sizes.values()), sum(c.total() for c in dropped.values())
         order = list(self.context.schema)
         manifest = Manifest(
@@ -230,6 +245,19 @@ class ReleaseStage(Sink[ReleaseConfig]):
             "bytes": sum(n for n, _ in files.values()),
             "manifest_sha256": written["manifest.json"][1],
         }
+
+
+def _class_numbers(artifacts: Mapping[str, Artifact]) -> dict[str, int]:
+    """Class -> number by sorted name, as torchvision's ImageFolder counts; empty for an input of shards."""
+    classes = artifacts["classes"]
+    assert isinstance(classes, dict)
+    return {name: number for number, name in enumerate(classes["names"])}
+
+
+def _sources(part: Part, rows: pl.DataFrame) -> list[str]:
+    """Where each row came from: its shard, or the root of an image folder, which has no shards."""
+    names = part.source.names
+    return [names[shard] for shard in rows["shard"]] if names else [part.source.root] * rows.height
 
 
 class _TarOut:

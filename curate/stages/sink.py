@@ -57,5 +57,7 @@ class Sink(Stage[C]):
         """Whether what `finish` reported is still there; a cheap look, not a verification."""
 
     @abstractmethod
-    def finish(self, results: Iterable[dict[str, Any]], target: Workspace) -> dict[str, Any]:
+    def finish(
+        self, results: Iterable[dict[str, Any]], artifacts: Mapping[str, Artifact], target: Workspace
+    ) -> dict[str, Any]:
         """Write what needs all units (a manifest), last of all; returns what run.json should say of the sink."""

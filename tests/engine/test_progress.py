@@ -20,7 +20,15 @@ def text(of: Console) -> str:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(0, "0:00"), (0.4, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"), (90_061, "25:01:01")],
+    [
+        (0, "0:00"),
+        (0.4, "0:00"),
+        (59.6, "1:00"),
+        (61, "1:01"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90_061, "25:01:01"),
+    ],
 )
 def test_clock(seconds: float, expected: str) -> None:
     assert clock(seconds) == expected

@@ -24,7 +24,9 @@ ALL = [*STAGES.values(), UidsStage, ExactStage]
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=30))
 def test_alive_is_alive_before_and_kept_here(rows: list[tuple[bool, bool]]) -> None:
     before = np.asarray([b for b, _ in rows], dtype=bool)
-    frame = pl.DataFrame({"keep": [k for _, k in rows], "reason": ["why"] * len(rows)}, schema_overrides={"keep": pl.Boolean})
+    frame = pl.DataFrame(
+        {"keep": [k for _, k in rows], "reason": ["why"] * len(rows)}, schema_overrides={"keep": pl.Boolean}
+    )
     done = with_alive(frame, before)
     assert done["alive"].to_list() == [b and k for b, k in rows]
     # a row that was out already was not judged here; a kept row has no reason

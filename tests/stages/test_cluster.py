@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ def run(
     if drop is not None:
         frames = [pl.DataFrame({"keep": [not d for d in drop], "reason": ["x"] * len(drop)})]
         ends = np.cumsum([0, *sizes])
-        made.given("out", [frames[0][int(a) : int(b)] for a, b in zip(ends, ends[1:], strict=False)])
+        made.given("out", [frames[0][int(a) : int(b)] for a, b in itertools.pairwise(ends)])
     frame = made.stage(ClusterStage, **options)
     step = made.plan.step("cluster")
     return frame, dict(read_artifacts(made.workspace, step.folder, step.whole)), index

@@ -102,11 +102,17 @@ def test_input_order_parts_and_buckets_decide_nothing(
     make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(4)
-    rows = [(int(rng.integers(0, 5)), float(rng.integers(0, 4)) / 8, at(float(rng.integers(0, 60)), 0)) for _ in range(120)]
+    rows = [
+        (int(rng.integers(0, 5)), float(rng.integers(0, 4)) / 8, at(float(rng.integers(0, 60)), 0)) for _ in range(120)
+    ]
     found = []
     for sizes, order, limit in (
         ([120], list(range(120)), 1 << 28),
-        ([50, 1, 0, 69], list(range(120)), 300),  # every concept larger than a bucket should be: vectors on scratch disk
+        (
+            [50, 1, 0, 69],
+            list(range(120)),
+            300,
+        ),  # every concept larger than a bucket should be: vectors on scratch disk
         ([60, 60], rng.permutation(120).tolist(), 3000),
     ):
         monkeypatch.setattr(exchange, "BUCKET_BYTES", limit)

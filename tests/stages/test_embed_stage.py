@@ -57,9 +57,7 @@ def test_vectors_are_the_encoders_rows_normalised(tiny: dict[str, Any], tiny_cli
     assert frame["keep"].all()
 
 
-def test_the_cut_into_parts_changes_no_vector(
-    tiny: dict[str, Any], tiny_clip: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_cut_into_parts_changes_no_vector(tiny: dict[str, Any], tiny_clip: dict[str, Any], tmp_path: Path) -> None:
     runs = []
     for size in (1, 2):
         given = {**tiny["input"], "shards_per_part": size}
@@ -70,7 +68,9 @@ def test_the_cut_into_parts_changes_no_vector(
 
 def test_what_does_not_decode_is_quarantined_with_a_reason(tmp_path: Path, tiny_clip: dict[str, Any]) -> None:
     members = corpus.sample("a", corpus.jpeg(1)) + corpus.sample("b", corpus.truncated_jpeg(2))
-    members += corpus.sample("c", corpus.html()) + corpus.sample("d", corpus.jpeg(3)) + corpus.sample("e", corpus.cmyk_jpeg(4))
+    members += (
+        corpus.sample("c", corpus.html()) + corpus.sample("d", corpus.jpeg(3)) + corpus.sample("e", corpus.cmyk_jpeg(4))
+    )
     (tmp_path / "0.tar").write_bytes(corpus.tar_bytes(members))
     spec = {
         "name": "torn",

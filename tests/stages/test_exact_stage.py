@@ -15,7 +15,7 @@ from curate.stages.exact import ExactStage
 from curate.store.uids import format_uid
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data(), sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_against_brute_force(data: st.DataObject, sizes: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     rows = sum(sizes)

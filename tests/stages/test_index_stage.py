@@ -53,8 +53,8 @@ def test_the_uid_table_always_follows() -> None:
 def test_how_the_input_is_read_decides_the_fingerprint(tiny: dict[str, Any]) -> None:
     first = prepare(tiny)[1].step("index")
     for option, value in (
-        ("caption", None), ("max_pixels", 5), ("max_bytes", 500), ("image", "jpg"), ("label", "json"), ("name", "other"),
-        ("caption_required", False),
+        ("caption", None), ("max_pixels", 5), ("max_bytes", 500), ("image", "jpg"), ("label", "json"),
+        ("name", "other"), ("caption_required", False),
     ):  # fmt: skip
         given = {**tiny["input"], option: value}
         other = prepare(tiny | {"input": {k: v for k, v in given.items() if v is not None}})[1].step("index")

@@ -55,7 +55,7 @@ class Data:
         return self.concept[a], self.distance[a], self.hi[a], self.lo[a]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(
     seed=st.integers(0, 10_000),
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4).filter(lambda s: sum(s) > 3),
@@ -106,7 +106,10 @@ def test_dbp_shares_the_budget_by_complexity(tmp_path: Path) -> None:
     centroids = np.asarray([[1, 0], [0.5, 0.75**0.5]], dtype=np.float32)
     centroids = (np.rint(centroids * 2**24) / 2**24).astype(np.float32)
     frame = pl.DataFrame(
-        {"concept": pl.Series([0] * 50 + [1] * 50, dtype=pl.Int32), "distance": [2**29 / 2**32] * 50 + [2**30 / 2**32] * 50}
+        {
+            "concept": pl.Series([0] * 50 + [1] * 50, dtype=pl.Int32),
+            "distance": [2**29 / 2**32] * 50 + [2**30 / 2**32] * 50,
+        }
     )
     made.given("cluster", [frame], artifacts={"centroids": centroids})
     made.stage(PruneStage, keep=40, temperature=0.1)
@@ -128,7 +131,9 @@ def test_the_base_of_a_share(of: str, base: int, tmp_path: Path) -> None:
     made.index(sizes)
     rows = np.arange(60)
     for name, kind, keep in (("near", "dedup", rows % 4 > 0), ("later", "filter", rows % 4 > 1)):
-        frame = pl.DataFrame({"keep": keep, "reason": ["x"] * 60, "duplicate_of": pl.Series([None] * 60, dtype=pl.String)})
+        frame = pl.DataFrame(
+            {"keep": keep, "reason": ["x"] * 60, "duplicate_of": pl.Series([None] * 60, dtype=pl.String)}
+        )
         made.given(name, cut(frame if kind == "dedup" else frame.drop("duplicate_of"), sizes), kind=kind)
     frame = pl.DataFrame({"concept": pl.Series(rows % 3, dtype=pl.Int32), "distance": rows / 64})
     centroids = np.eye(3, dtype=np.float32)

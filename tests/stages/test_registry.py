@@ -64,7 +64,11 @@ def test_the_stage_of_an_installed_package_runs(
     ("name", "value", "text"),
     [
         ("filter", "their_stage:Blur", "names its stage filter, which exists already"),
-        ("blur", "their_stage:Nothing", r"stage blur \(their_stage:Nothing\) cannot be loaded: .*; uninstall its package"),
+        (
+            "blur",
+            "their_stage:Nothing",
+            r"stage blur \(their_stage:Nothing\) cannot be loaded: .*; uninstall its package",
+        ),
         ("blur", "their_stage:number", "is not a curate Stage"),
     ],
 )

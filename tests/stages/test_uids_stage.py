@@ -57,7 +57,7 @@ def test_of_one_uid_in_two_shards_the_first_in_input_order_stays(tmp_path: Path)
     assert run.record.step("uids").reasons == {"duplicate_uid": 2, "not_an_image": 1}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data(), sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4))
 def test_against_brute_force(data: st.DataObject, sizes: list[int], tmp_path_factory: pytest.TempPathFactory) -> None:
     rows = sum(sizes)

@@ -18,8 +18,8 @@ def entry(part: int, rows: int, alive: int | None, **counts: int) -> PartEntry:
 
 def group(*parts: PartEntry, drops: bool = True) -> Group:
     return Group(
-        step="s", kind="filter", folder="s@1", fingerprint="abc", config={"where": "a > 1"}, columns={"keep": "Boolean"},
-        drops=drops, quarantines=False, parts=list(parts),
+        step="s", kind="filter", folder="s@1", fingerprint="abc", config={"where": "a > 1"},
+        columns={"keep": "Boolean"}, drops=drops, quarantines=False, parts=list(parts),
     )  # fmt: skip
 
 

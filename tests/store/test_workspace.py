@@ -61,9 +61,14 @@ def test_nothing_shows_until_the_block_ends(place: Workspace) -> None:
 
 def test_nothing_stays_after_an_error(place: Workspace) -> None:
     place.put("kept.tar", b"old")
-    with pytest.raises(ValueError, match="half way"), place.create("kept.tar") as out:
-        out.write(b"new and half")
-        raise ValueError("half way")
+
+    def fail() -> None:
+        with place.create("kept.tar") as out:
+            out.write(b"new and half")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        fail()
     assert place.read("kept.tar") == b"old"
     if place.is_local:
         assert os.listdir(place.path()) == ["kept.tar"]
