@@ -54,7 +54,7 @@ def main() -> None:
     except CurateError as error:
         code = _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = _say("stopped; what is finished is kept, run the same command again to continue", ExitCode.INTERRUPTED)
+        code = int(ExitCode.INTERRUPTED)
     except typer.Exit as leave:
         code = leave.exit_code
     except Exception as error:
@@ -65,6 +65,8 @@ def main() -> None:
         else:
             traceback.print_exc()
             code = _say(f"internal error ({type(error).__name__}): {error}; please report it", ExitCode.INTERNAL)
+    if code == ExitCode.INTERRUPTED:
+        _say("stopped; what is finished is kept, run the same command again to continue", ExitCode.INTERRUPTED)
     sys.stdout.flush()
     sys.stderr.flush()
     if code == ExitCode.ENGINE:

@@ -16,7 +16,7 @@ import ray.exceptions
 from ray import cloudpickle
 
 from curate.engine.base import Done, Failure, Item, Need, Result, attempt
-from curate.engine.reaper import Reaper, end
+from curate.engine.reaper import SERVERS, Reaper, end
 from curate.errors import EngineError
 
 RETRIES = 3
@@ -55,9 +55,7 @@ class RayEngine:
                 ray.shutdown()
             RayEngine._left_over = False
         if ray.is_initialized():
-            raise EngineError(
-                "this process uses a Ray already, which is left as it is; call ray.shutdown() first, or run with workers=0"
-            )
+            raise EngineError("this process uses a Ray already; call ray.shutdown() first, or run with workers=0")
         self._reaper = Reaper() if self.local else None
         before = set(psutil.Process().children(recursive=True))
         common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
@@ -82,7 +80,7 @@ class RayEngine:
         self._processes = sorted(started, key=lambda child: child.pid)
         if self._reaper is not None:
             self._reaper.guard(self._processes)
-        self._servers = [child for child in self._processes if _name(child) in {"raylet", "gcs_server"}]
+        self._servers = [child for child in self._processes if _name(child) in SERVERS]
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], need: Need
@@ -118,6 +116,8 @@ class RayEngine:
                 try:
                     result = ray.get(ref)
                 except ray.exceptions.RayError as error:
+                    # its server's end looks at first like the loss of a worker
+                    time.sleep(_TICK_S)
                     self._check_alive()
                     raise EngineError(
                         f"the worker of {item} was lost {RETRIES + 1} times ({type(error).__name__}: "

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterable
 
 import psutil
+
+SERVERS = frozenset({"raylet", "gcs_server"})
+_LOOK_S = 0.1
 
 
 def end(processes: Iterable[psutil.Process], timeout_s: float = 3.0) -> None:
@@ -63,14 +68,29 @@ class Reaper:
                 self._process.stdin.close()
 
 
+def servers_of(parent: psutil.Process) -> set[psutil.Process]:
+    """Ray's servers among the descendants of a process, and what they started."""
+    found: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.Error):
+        for child in parent.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if child.name() in SERVERS:
+                    found |= {child, *child.children(recursive=True)}
+    return found
+
+
 def _watch() -> None:
-    guarded = []
+    """Until the driver names its processes, while Ray starts, look for them; then wait for the pipe to break."""
+    guarded: set[psutil.Process] = set()
+    parent = psutil.Process(os.getppid())
+    while not select.select([sys.stdin.buffer], [], [], _LOOK_S)[0]:
+        guarded |= servers_of(parent)
     for line in sys.stdin.buffer:
         for pid, created in json.loads(line):
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
                 if abs(process.create_time() - created) < 1.0:
-                    guarded.append(process)
+                    guarded.add(process)
     if guarded:
         end(guarded)
 

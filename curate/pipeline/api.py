@@ -144,14 +144,15 @@ def _run(
     events.emit("run", name=record.name, plan=record.plan, engine=record.engine)
     executor = Executor(plan, engine, reporter)
     try:
-        for step, entry in zip(plan.steps, record.steps, strict=True):
-            entry.status = "running"
-            entry.rows_before = executor.alive_now
-            result = executor.run(step)
-            _note(record, entry, result, executor)
-            events.emit("step", step=step.name, seconds=entry.seconds, reused_parts=entry.reused_parts)
-            record.write(workspace)
-            reporter.say(line_of(entry))
+        with events.heartbeat():
+            for step, entry in zip(plan.steps, record.steps, strict=True):
+                entry.status = "running"
+                entry.rows_before = executor.alive_now
+                result = executor.run(step)
+                _note(record, entry, result, executor)
+                events.emit("step", step=step.name, seconds=entry.seconds, reused_parts=entry.reused_parts)
+                record.write(workspace)
+                reporter.say(line_of(entry))
         record.status = "done"
     except KeyboardInterrupt:
         record.status, record.error = "interrupted", "stopped by the user"

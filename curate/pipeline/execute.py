@@ -18,7 +18,7 @@ from curate.pipeline import jobs
 from curate.pipeline.plan import Plan, Step, layer
 from curate.pipeline.reporting import Reporter
 from curate.stages.base import Stage, Totals
-from curate.stages.sink import Sink
+from curate.stages.sink import Lost, Sink
 from curate.store.artifacts import marker
 from curate.store.columns import PartEntry, part_file
 from curate.store.groups import Group, group_file, read_group, write_group
@@ -110,6 +110,7 @@ class Executor:
             parts=[entries[index] for index in range(len(files))],
         )
         write_group(workspace, group)
+        workspace.sweep(step.folder)
         workspace.remove(f"scratch/{step.folder}")
         return StepResult(group, time.monotonic() - start, len(there))
 
@@ -168,6 +169,7 @@ class Executor:
         report_file = f"finished.{step.whole}.json"
         if report_file in listing:
             report = json.loads(workspace.read(f"{step.folder}/{report_file}"))
+            report["url"] = target.url  # the workspace may have moved since
             if stage.intact(report, target):
                 self.reporter.reused(step.name, report["shards"], "shard")
                 return StepResult(None, time.monotonic() - start, report["shards"], report)
@@ -189,10 +191,11 @@ class Executor:
         markers = (f"{step.folder}/{jobs.unit_marker(unit, step.whole)}" for unit in units)
         try:
             report = stage.finish((json.loads(workspace.read(name)) for name in markers), artifacts, target)
-        except StorageError:
+        except Lost:
             for unit in units:  # the markers say more than is there: the next run writes all units again
                 workspace.remove(f"{step.folder}/{jobs.unit_marker(unit, step.whole)}")
             raise
+        target.sweep()
         workspace.put(f"{step.folder}/{report_file}", json.dumps(report).encode())
         workspace.remove(f"scratch/{step.folder}")
         return StepResult(None, time.monotonic() - start, len(units) - len(todo), report)

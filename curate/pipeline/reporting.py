@@ -34,6 +34,7 @@ class Reporter:
         """One stretch of equal items."""
         title = f"{step} {name}".strip()
         self.events.emit("phase", step=step, phase=name, total=total, unit=unit, done=done)
+        self.events.flush()
         with Phase(self.console, title, total, unit, done, quiet or self.quiet) as phase:
             yield Advancing(phase, self.events, step)
 

@@ -15,11 +15,11 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curate.errors import InputError, StorageError
+from curate.errors import InputError
 from curate.stages.base import State, Totals
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
-from curate.stages.sink import Sink, Unit
+from curate.stages.sink import Lost, Sink, Unit
 from curate.store.artifacts import Artifact
 from curate.store.manifest import Manifest, ReleaseFile, ShardStats
 from curate.store.members import read_members
@@ -221,7 +221,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
             there = target.listing(folder)
             wanted = {f.rpartition("/")[2]: n for f, (n, _) in files.items() if f.rpartition("/")[0] == folder}
             if lost := [f for f, n in wanted.items() if there.get(f) != n]:
-                raise StorageError(f"{target.where(folder)} lost {lost[0]} while the release was written; run again")
+                raise Lost(f"{target.where(folder)} lost {lost[0]} while the release was written; run again")
         files |= _put_json(target, "sizes.json", dict(sorted(sizes.items())))
         if numbers := _class_numbers(artifacts):
             files |= _put_json(target, "classes.json", numbers)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from curate.errors import StorageError
 from curate.stages.base import C, Stage
 from curate.stages.part import Part
 from curate.store.artifacts import Artifact
@@ -27,6 +28,10 @@ class Unit:
     def name(self) -> str:
         """Names the unit among all of its sink."""
         return f"{self.kind}-{self.index:05d}"
+
+
+class Lost(StorageError):
+    """What a finished unit wrote is not there any more; raised by `finish`, and all units are then written again."""
 
 
 class Sink(Stage[C]):
@@ -60,4 +65,7 @@ class Sink(Stage[C]):
     def finish(
         self, results: Iterable[dict[str, Any]], artifacts: Mapping[str, Artifact], target: Workspace
     ) -> dict[str, Any]:
-        """Write what needs all units (a manifest), last of all; returns what run.json should say of the sink."""
+        """Write what needs all units (a manifest), last of all; returns what run.json should say of the sink.
+
+        Raises Lost when a unit's files are gone.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO, cast
 from curate.errors import StorageError
 from curate.store.urls import resolve
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names of files on their way; see `_local_commit`."""
 _SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -163,6 +166,17 @@ class Workspace:
         """Remove one file or a whole folder; nothing happens when it is not there."""
         with explained("removing", self.where(name)), contextlib.suppress(FileNotFoundError):
             self._fs.rm(self.path(name), recursive=True)
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove what killed writers left half written in `folder` and below it, once nobody writes there any more.
+
+        Only local disks can hold such files; elsewhere a put is all or nothing.
+        """
+        if self.is_local:
+            with explained("cleaning", self.where(folder)):
+                for path in Path(self.path(folder)).rglob(".*.tmp"):
+                    if _TEMPORARY.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
 
     def check_writable(self) -> None:
         """Write and remove a small file, so that a wrong workspace is found before work starts."""

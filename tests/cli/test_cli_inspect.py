@@ -30,8 +30,8 @@ def place_of(small: SmallRun, what: str) -> Path:
     [
         (
             "shard",
-            "tar shard, 61 kB, 12 samples",
-            ["status:  ok 10, not_an_image 1, missing_image 1", "2 bad samples:"],
+            "tar shard, ",
+            [" kB, 12 samples", "status:  ok 10, not_an_image 1, missing_image 1", "2 bad samples:"],
         ),
         (
             "group",

@@ -61,3 +61,17 @@ def test_many_segments_come_in_order(tmp_path: Path) -> None:
         log.emit("x", number=number)
         log.flush()
     assert [e["number"] for e in read_events(workspace, "d")] == list(range(12))
+
+
+def test_a_heartbeat_tells_that_the_driver_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.engine.events.BEAT_S", 0.02)
+    workspace = Workspace(str(tmp_path))
+    log = EventLog(workspace, "d")
+    with log.heartbeat():
+        deadline = time.monotonic() + 5
+        while len(read_events(workspace, "d")) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    beats = read_events(workspace, "d")
+    assert len(beats) >= 3
+    assert {line["event"] for line in beats} == {"alive"}
+    assert [line["t"] for line in beats] == sorted(line["t"] for line in beats)

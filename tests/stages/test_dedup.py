@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import cut
+from bench import cut
 from numpy.typing import NDArray
 
 from curate.engine import exchange

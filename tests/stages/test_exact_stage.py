@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Bench, cut
+from bench import Bench, cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

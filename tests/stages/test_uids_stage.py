@@ -9,7 +9,7 @@ import corpus
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Bench
+from bench import Bench
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

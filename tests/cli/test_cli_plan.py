@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from small_run import pipeline, write_shards
-from test_main import curate_command
+from test_cli_main import curate_command
 
 
 def test_the_plan_as_table_and_as_json(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from small_run import pipeline, write_shards
-from test_main import curate_command
+from test_cli_main import curate_command
 
 from curate.errors import ExitCode
 

@@ -1,0 +1,111 @@
+"""What is stored is used again exactly as far as it is still true."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from whole_runs import contents, pipeline, write_shard
+
+import curate
+from curate.store.uids import format_uid
+
+ALL_STEPS = ("index", "uids", "filter", "embed", "cluster", "dedup-exact", "dedup", "prune")
+MAPS = ("index", "filter", "embed")
+"""Steps whose parts do not depend on other parts."""
+
+
+def reused(run: curate.Run) -> dict[str, int]:
+    return {step.name: step.reused_parts for step in run.record.steps}
+
+
+def release_in(run: curate.Run) -> dict[str, str]:
+    assert run.release is not None
+    return contents(Path(run.release))
+
+
+@pytest.fixture(scope="module")
+def first(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Input and workspace of a finished run; tests work on copies."""
+    folder = tmp_path_factory.mktemp("resume")
+    mine = folder / "shards"
+    shutil.copytree(shards, mine, copy_function=shutil.copy2)
+    done = curate.run(pipeline(mine, folder / "work"), workers=0)
+    assert set(reused(done).values()) == {0}
+    return mine, folder / "work"
+
+
+@pytest.fixture
+def place(first: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
+    shutil.copytree(first[1], tmp_path / "work", copy_function=shutil.copy2)
+    return first[0], tmp_path / "work"
+
+
+def test_nothing_changed_nothing_is_done(place: tuple[Path, Path]) -> None:
+    shards, workspace = place
+    (release,) = workspace.glob("release@*")
+    before, times = contents(release), {path: path.stat().st_mtime_ns for path in release.rglob("*")}
+    again = curate.run(pipeline(shards, workspace), workers=0)
+    steps = reused(again)
+    assert all(steps[name] == 4 for name in ALL_STEPS)
+    assert steps["release"] > 0
+    assert contents(release) == before
+    assert {path: path.stat().st_mtime_ns for path in release.rglob("*")} == times
+
+
+def test_another_keep_prunes_and_releases_anew_and_both_stay(place: tuple[Path, Path], tmp_path: Path) -> None:
+    shards, workspace = place
+    (old,) = workspace.glob("release@*")
+    before = contents(old)
+    changed = curate.run(pipeline(shards, workspace, keep=0.4), workers=0)
+    steps = reused(changed)
+    assert [steps[name] for name in ALL_STEPS] == [4] * 7 + [0]
+    assert steps["release"] == 0
+    assert len(list(workspace.glob("release@*"))) == 2
+    assert contents(old) == before
+    fresh = curate.run(pipeline(shards, tmp_path / "fresh", keep=0.4), workers=0)
+    assert release_in(changed) == release_in(fresh) != before
+    back = curate.run(pipeline(shards, workspace), workers=0)
+    assert all(number > 0 for number in reused(back).values())
+    assert back.release == str(old)
+    assert contents(old) == before
+
+
+def test_another_epsilon_computes_from_dedup_on(place: tuple[Path, Path]) -> None:
+    shards, workspace = place
+    changed = curate.run(pipeline(shards, workspace, epsilon=0.01), workers=0)
+    steps = reused(changed)
+    assert [steps[name] for name in ALL_STEPS] == [4] * 6 + [0, 0]
+    assert steps["release"] == 0
+
+
+def test_an_appended_shard_is_the_only_part_that_is_read_and_embedded(place: tuple[Path, Path], tmp_path: Path) -> None:
+    shards, workspace = place
+    more = tmp_path / "more"
+    shutil.copytree(shards, more, copy_function=shutil.copy2)
+    write_shard(more, 4)
+    # the input moves too: what decides is names, sizes and times, not where it lies
+    appended = curate.run(pipeline(more, workspace), workers=0)
+    steps = reused(appended)
+    assert {name: steps[name] for name in MAPS} == dict.fromkeys(MAPS, 4)
+    assert all(steps[name] == 0 for name in ALL_STEPS if name not in (*MAPS, "dedup-exact", "uids"))
+    fresh = curate.run(pipeline(more, tmp_path / "fresh"), workers=0)
+    assert release_in(appended) == release_in(fresh)
+    assert appended.record.rows == 50
+
+
+def test_a_changed_shard_is_read_again(place: tuple[Path, Path], tmp_path: Path) -> None:
+    shards, workspace = place
+    other = tmp_path / "other"
+    shutil.copytree(shards, other, copy_function=shutil.copy2)
+    (other / "00002.tar").unlink()
+    write_shard(other, 7)
+    (other / "00007.tar").rename(other / "00002.tar")
+    changed = curate.run(pipeline(other, workspace), workers=0)
+    assert [reused(changed)[name] for name in MAPS] == [3, 3, 3]
+    frame = changed.columns("index").collect()
+    keys = frame["key"].to_list()
+    assert "s7-0" in keys
+    assert "s2-0" not in keys
+    assert len({format_uid(hi, lo) for hi, lo in frame.select("uid_hi", "uid_lo").iter_rows()}) == 40
