@@ -1,8 +1,8 @@
 """The EfficientNet-Lite0 network in plain torch, with the module names of the packaged checkpoint.
 
-Written out because importing timm pulls in torchvision and a compiler: about ten seconds and some hundred megabytes a
-worker. Tests hold it equal to timm's `tf_efficientnet_lite0`. Sources: Tan and Le 2019 (EfficientNet), Table 1, variant
-B0; the Lite variant drops squeeze-excitation and uses ReLU6 throughout.
+Written out because importing timm pulls in torchvision and a compiler: seconds of start-up and some 200 MB a worker.
+Tests hold it equal to timm's `tf_efficientnet_lite0`. Sources: Tan and Le 2019 (EfficientNet), Table 1, variant B0; the
+Lite variant drops squeeze-excitation and uses ReLU6 throughout.
 """
 
 from __future__ import annotations

@@ -153,6 +153,8 @@ def _run(
                 events.emit("step", step=step.name, seconds=entry.seconds, reused_parts=entry.reused_parts)
                 record.write(workspace)
                 reporter.say(line_of(entry))
+                if not record.rows:
+                    raise InputError(_nothing(record))
         record.status = "done"
     except KeyboardInterrupt:
         record.status, record.error = "interrupted", "stopped by the user"
@@ -189,7 +191,7 @@ def _resolve_devices(plan: Plan, engine: Engine) -> None:
 def _note(record: RunFile, entry: StepRecord, result: StepResult, executor: Executor) -> None:
     entry.status = "done"
     entry.seconds = round(result.seconds, 3)
-    entry.reused_parts = result.reused_parts
+    entry.reused_parts, entry.parts = result.reused_parts, result.parts
     entry.facts |= result.sink
     record.rows = executor.rows
     if result.group is not None:
@@ -205,13 +207,22 @@ def _note(record: RunFile, entry: StepRecord, result: StepResult, executor: Exec
     record.alive = executor.alive_now or 0
 
 
+def _nothing(record: RunFile) -> str:
+    """Why an input that is there holds no sample."""
+    broken = [note for note in record.notes if note.get("kind") == "shard"]
+    said = f"The input holds no sample; {record.shards} shards or folders were read."
+    if broken:
+        said += f" The first of {len(broken)} broken shards is {broken[0]['shard']}: {broken[0]['detail']}."
+    return f"{said} Check input in {record.source}."
+
+
 def line_of(entry: StepRecord) -> str:
     """One line about a finished step."""
     before, after = entry.rows_before or 0, entry.rows_after or 0
     text = f"  {entry.name:<14} {after:>10,} alive"
     if before != after:
         text += f"   -{before - after:,} " + ", ".join(f"{reason} {n:,}" for reason, n in entry.reasons.items())
-    reused = f"   reused {entry.reused_parts} of {entry.parts} parts" if entry.reused_parts else ""
+    reused = f"   reused {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
     return f"{text}{reused}   {entry.seconds:.1f} s"
 
 

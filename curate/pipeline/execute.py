@@ -36,6 +36,8 @@ class StepResult:
     group: Group | None
     seconds: float
     reused_parts: int
+    parts: int
+    """Parts in all, or units of a sink."""
     sink: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,7 +81,7 @@ class Executor:
         if finished and (not step.stage.has_reduce() or marker(step.whole) in listing):
             group = read_group(workspace, step.folder, step.group)
             self.reporter.reused(step.name, len(files))
-            return StepResult(group, time.monotonic() - start, len(files))
+            return StepResult(group, time.monotonic() - start, len(files), len(files))
         job = (workspace, step.name, step.stage, step.folder, step.whole)
         missing = [index for index in range(len(files)) if index not in there]
         if step.stage.has_reduce() and marker(step.whole) not in listing:
@@ -112,7 +114,7 @@ class Executor:
         write_group(workspace, group)
         workspace.sweep(step.folder)
         workspace.remove(f"scratch/{step.folder}")
-        return StepResult(group, time.monotonic() - start, len(there))
+        return StepResult(group, time.monotonic() - start, len(there), len(files))
 
     def _totals(self, step: Step) -> Totals:
         layers = []
@@ -171,8 +173,8 @@ class Executor:
             report = json.loads(workspace.read(f"{step.folder}/{report_file}"))
             report["url"] = target.url  # the workspace may have moved since
             if stage.intact(report, target):
-                self.reporter.reused(step.name, report["shards"], "shard")
-                return StepResult(None, time.monotonic() - start, report["shards"], report)
+                self.reporter.reused(step.name, report["units"], "file")
+                return StepResult(None, time.monotonic() - start, report["units"], report["units"], report)
         job = (workspace, step.name, stage, step.folder, step.whole)
         if report_file in listing or marker(step.whole) not in listing:
             # the marker of the reduce stands for the claim: from there on, what lies in the target is ours
@@ -196,9 +198,10 @@ class Executor:
                 workspace.remove(f"{step.folder}/{jobs.unit_marker(unit, step.whole)}")
             raise
         target.sweep()
+        report["units"] = len(units)
         workspace.put(f"{step.folder}/{report_file}", json.dumps(report).encode())
         workspace.remove(f"scratch/{step.folder}")
-        return StepResult(None, time.monotonic() - start, len(units) - len(todo), report)
+        return StepResult(None, time.monotonic() - start, len(units) - len(todo), len(units), report)
 
     def _claim(self, step: Step, target: Workspace) -> None:
         """A folder that holds something else is never written into."""

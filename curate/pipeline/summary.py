@@ -143,7 +143,8 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
         yield f"release:  {release['url']}  ({facts})"
     if summary["report"]:
         yield f"report:   {summary['report']}"
-    if release:
-        yield f"next:     curate verify {release['url']}"
+    steps = [f"curate verify {release['url']}"] if release else []
     if summary["broken"]:
-        yield f"          curate explain {summary['broken'][0]['uid']} {summary['workspace']}"
+        steps.append(f"curate explain {summary['broken'][0]['uid']} {summary['workspace']}")
+    for number, step in enumerate(steps):
+        yield f"{'' if number else 'next:':<10}{step}"

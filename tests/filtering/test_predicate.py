@@ -256,3 +256,13 @@ def test_any_row_of_words_is_compiled_or_refused_and_what_is_compiled_runs(sql: 
     got = frame.select(predicate.expr.alias("it"))["it"]
     assert got.dtype == pl.Boolean
     assert len(got) == 2
+
+
+@pytest.mark.parametrize(
+    "sql", ["0 = sqrt(-i)", "0 = floor(CASE WHEN b THEN i ELSE 0 END)", "1 < CASE WHEN b THEN i END"]
+)
+def test_a_column_that_is_missing_in_every_row_still_gives_a_verdict_a_row(sql: str) -> None:
+    schema = {"i": pl.Int64(), "b": pl.Boolean()}
+    frame = pl.DataFrame({"i": [None, None, None], "b": [None, None, None]}, schema=schema)
+    verdict = frame.with_columns(it=compile_predicate(sql, schema).expr)["it"].to_list()
+    assert verdict == ([True] * 3 if "ELSE 0" in sql else [None] * 3)

@@ -184,7 +184,7 @@ def test_another_release_in_the_target_is_refused(tiny: dict[str, Any], tmp_path
         released(tiny | {"stages": ["index", {"sample": {"fraction": 0.5}}]}, to=f"{tmp_path}/out")
     assert tree(tmp_path / "out") == before
     run, _ = released(tiny, to=f"{tmp_path}/out")
-    assert run.record.step("release").reused_parts == 1
+    assert run.record.step("release").reused_parts == run.record.step("release").parts
 
 
 def test_a_release_that_was_deleted_is_written_again(tiny: dict[str, Any]) -> None:
@@ -233,4 +233,4 @@ def test_two_pilots_do_not_mix(tiny: dict[str, Any]) -> None:
     assert pilot.release != full.release
     assert again.release == pilot.release
     assert (pilot.record.alive, full.record.alive) == (4, 12)
-    assert again.record.step("release").reused_parts == 1
+    assert again.record.step("release").reused_parts == again.record.step("release").parts
