@@ -8,10 +8,9 @@ import traceback
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from curate import __version__
-from curate.cli import clean, explain, inspect, plan, run, schema, status, verify
+from curate.cli import clean, explain, inspect, output, plan, run, schema, status, verify
 from curate.errors import CurateError, ExitCode
 
 app = typer.Typer(
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def _say(text: str, code: ExitCode) -> int:
-    Console(stderr=True).print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    output.line(output.stderr(), f"error: {text}", "red")
     return int(code)
 
 

@@ -25,6 +25,11 @@ def stdout() -> Console:
     return console
 
 
+def stderr() -> Console:
+    """The console of progress, summaries and errors: names from the input are text, never markup."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
 def print_json(value: Any) -> None:
     """The machine-readable answer, the only thing on stdout."""
     json.dump(value, sys.stdout, indent=1, ensure_ascii=False)

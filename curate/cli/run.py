@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from curate.cli import output
 from curate.errors import ExitCode
 from curate.pipeline import api
 from curate.pipeline.summary import summarise, summary_lines
@@ -46,7 +44,7 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run a pipeline, reusing whatever of it is stored already; the same command continues a run that was stopped."""
-    console = Console(stderr=True)
+    console = output.stderr()
     done = api.run(
         pipeline,
         overrides=set_ or (),
@@ -61,10 +59,9 @@ def run(
     if report:
         summary["report"] = write_report(done, summary)
     if as_json:
-        json.dump(summary, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        output.print_json(summary)
     elif not quiet:
         for line in summary_lines(summary):
-            console.print(line, highlight=False, soft_wrap=True)
+            output.line(console, output.clean(line))
     problems = done.quarantined or any(note.get("kind") == "shard" for note in done.record.notes)
     return int(ExitCode.QUARANTINED) if problems and not ok_if_quarantined else 0

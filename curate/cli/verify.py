@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from curate.cli.output import clean, count, line, print_json, size, stdout
+from curate.cli.output import clean, count, line, print_json, size, stderr, stdout
 from curate.engine.progress import Phase
 from curate.errors import VerifyError
 from curate.pipeline.verify import verify_release
@@ -27,7 +26,7 @@ def verify(
     place = Workspace(release)
     manifest = read_manifest(place)
     shards = sum(name.endswith(".tar") or name.startswith("dropped.") for name in manifest.files)
-    with Phase(Console(stderr=True), "verify", shards, "file", 0, quiet=as_json) as progress:
+    with Phase(stderr(), "verify", shards, "file", 0, quiet=as_json) as progress:
         found = verify_release(place, workers=workers, advance=lambda n: progress.advance(n, 0))
     if as_json:
         print_json(found.as_dict())

@@ -43,7 +43,7 @@ class Reaper:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__],
+            [sys.executable, "-P", __file__, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -79,10 +79,12 @@ def servers_of(parent: psutil.Process) -> set[psutil.Process]:
     return found
 
 
-def _watch() -> None:
+def _watch(driver: int) -> None:
     """Until the driver names its processes, while Ray starts, look for them; then wait for the pipe to break."""
     guarded: set[psutil.Process] = set()
     parent = psutil.Process(os.getppid())
+    if parent.pid != driver:
+        return  # it is gone already: whose child this is now is none of its business
     while not select.select([sys.stdin.buffer], [], [], _LOOK_S)[0]:
         guarded |= servers_of(parent)
     for line in sys.stdin.buffer:
@@ -96,4 +98,4 @@ def _watch() -> None:
 
 
 if __name__ == "__main__":
-    _watch()
+    _watch(int(sys.argv[1]))

@@ -76,7 +76,7 @@ def run(
     """
     loaded, plan = prepare(source, overrides=overrides, limit_shards=limit_shards, sample=sample)
     plan.workspace.check_writable()
-    console = console or Console(stderr=True, quiet=quiet)
+    console = console or Console(stderr=True, quiet=quiet, markup=False, emoji=False, highlight=False)
     engine = _engine(plan, address, workers)
     try:
         return _run(loaded, plan, engine, console, quiet, limit_shards, sample)
@@ -217,13 +217,11 @@ def _nothing(record: RunFile) -> str:
 
 
 def line_of(entry: StepRecord) -> str:
-    """One line about a finished step."""
+    """One line about a finished step; reasons come in the summary."""
     before, after = entry.rows_before or 0, entry.rows_after or 0
-    text = f"  {entry.name:<14} {after:>10,} alive"
-    if before != after:
-        text += f"   -{before - after:,} " + ", ".join(f"{reason} {n:,}" for reason, n in entry.reasons.items())
-    reused = f"   reused {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
-    return f"{text}{reused}   {entry.seconds:.1f} s"
+    gone = f"-{before - after:,}" if before != after else ""
+    reused = f"   stored before: {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
+    return f"  {entry.name:<14}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}"
 
 
 def open_run(workspace: str) -> Run:

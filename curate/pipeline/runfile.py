@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from curate.errors import StorageError
-from curate.store.columns import first_reason
 from curate.store.groups import Group, read_group
+from curate.store.records import parse_record
 from curate.store.workspace import Workspace
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -94,18 +93,7 @@ def read_run(workspace: Workspace, name: str = "run.json") -> RunFile:
     """Read a run file. Raises StorageError when there is none, or one of another schema version."""
     if not workspace.exists(name):
         raise StorageError(f"{workspace.where()} holds no {name}; is it the workspace of a run?")
-    try:
-        raw = json.loads(workspace.read(name))
-        if raw.get("schema_version") != SCHEMA_VERSION:
-            raise StorageError(
-                f"{workspace.where(name)} has schema version {raw.get('schema_version')}, this curate reads "
-                f"{SCHEMA_VERSION}; use the curate that wrote it"
-            )
-        return RunFile(**raw)
-    except (ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise StorageError(
-            f"{workspace.where(name)} is damaged ({first_reason(error)}); run the pipeline again to write it anew"
-        ) from error
+    return parse_record(RunFile, workspace.read(name), workspace.where(name), "run the pipeline again to write it anew")
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from curate.errors import StorageError
+from curate.store.records import parse_record
 from curate.store.workspace import Workspace, explained
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -94,31 +94,15 @@ def write_part(
     return PartEntry(**meta.model_dump(), nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def first_reason(error: Exception) -> str:
-    """What is wrong with a stored record, in one line: of a validation error its first finding."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(step) for step in first['loc'])}: {first['msg']}"
-    return str(error)
-
-
 def parse_meta(data: bytes, where: str) -> PartMeta:
     """Read a part's footer; an unknown schema version or a damaged file is a StorageError that says so."""
     try:
-        raw = json.loads(pl.read_parquet_metadata(io.BytesIO(data))[_META_KEY])
-    except (pl.exceptions.PolarsError, KeyError, ValueError, OSError) as error:
+        record = pl.read_parquet_metadata(io.BytesIO(data))[_META_KEY]
+    except (pl.exceptions.PolarsError, KeyError, OSError) as error:
         raise StorageError(
             f"{where} is damaged or was not written by curate ({error}); delete it and run again"
         ) from error
-    if raw.get("schema_version") != SCHEMA_VERSION:
-        raise StorageError(
-            f"{where} has schema version {raw.get('schema_version')}, this curate reads {SCHEMA_VERSION}; "
-            "use the curate that wrote it, or another workspace"
-        )
-    try:
-        return PartMeta(**raw)
-    except (ValidationError, TypeError) as error:
-        raise StorageError(f"{where} is damaged ({first_reason(error)}); delete it and run again") from error
+    return parse_record(PartMeta, record, where, "delete it and run again")
 
 
 def read_entry(workspace: Workspace, folder: str, part: int, fingerprint: str) -> PartEntry:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from curate.errors import StorageError
-from curate.store.columns import SCHEMA_VERSION, PartEntry, first_reason
+from curate.store.columns import SCHEMA_VERSION, PartEntry
+from curate.store.records import parse_record
 from curate.store.workspace import Workspace
 
 
@@ -62,15 +61,4 @@ def write_group(workspace: Workspace, group: Group) -> None:
 def read_group(workspace: Workspace, folder: str, fingerprint: str) -> Group:
     """Read a finished group. Raises StorageError when damaged or of another schema version."""
     name = f"{folder}/{group_file(fingerprint)}"
-    try:
-        raw = json.loads(workspace.read(name))
-        if raw.get("schema_version") != SCHEMA_VERSION:
-            raise StorageError(
-                f"{workspace.where(name)} has schema version {raw.get('schema_version')}, this curate "
-                f"reads {SCHEMA_VERSION}; use the curate that wrote it, or another workspace"
-            )
-        return Group(**raw)
-    except (ValueError, TypeError, AttributeError, ValidationError) as error:
-        raise StorageError(
-            f"{workspace.where(name)} is damaged ({first_reason(error)}); delete it and run again"
-        ) from error
+    return parse_record(Group, workspace.read(name), workspace.where(name), "delete it and run again")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from curate.errors import StorageError
+from curate.store.records import parse_record
 from curate.store.workspace import Workspace
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -53,13 +53,5 @@ def read_manifest(release: Workspace) -> Manifest:
     """The manifest of a release. Raises StorageError when there is none, or one that cannot be understood."""
     if not release.exists("manifest.json"):
         raise StorageError(f"{release.where()} has no manifest.json: it is no finished release; run its pipeline again")
-    try:
-        raw = json.loads(release.read("manifest.json"))
-        if raw.get("schema_version") != SCHEMA_VERSION:
-            raise StorageError(
-                f"{release.where('manifest.json')} has schema version {raw.get('schema_version')}, this curate reads "
-                f"{SCHEMA_VERSION}; use the curate that wrote it"
-            )
-        return Manifest.model_validate(raw)
-    except (ValueError, AttributeError, ValidationError) as error:
-        raise StorageError(f"{release.where('manifest.json')} is damaged: {error}") from error
+    where = release.where("manifest.json")
+    return parse_record(Manifest, release.read("manifest.json"), where, "get it again, or run its pipeline again")

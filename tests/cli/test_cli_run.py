@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import corpus
 import yaml
 from small_run import pipeline, write_shards
 from test_cli_main import curate_command
@@ -41,3 +42,14 @@ def test_a_pilot_reads_less(tmp_path: Path) -> None:
     assert some["rows"] == 33
     assert 0 < some["alive"] < 30, "30 of the 33 are good as far as the index can tell"
     assert some["steps"][2]["reasons"] == {"not_sampled": 30 - some["alive"]}
+
+
+def test_names_from_the_input_are_text_never_markup(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    members = [(f"{name}.jpg", b"<html>") for name in ("[red]", "[/b]", ":abc:", "x\u202egpj")]
+    (tmp_path / "shards" / "a.tar").write_bytes(corpus.tar_bytes([*members, *corpus.sample("good", corpus.jpeg(1))]))
+    spec = {"name": "odd", "input": {"shards": "shards/*.tar"}, "workspace": "work", "stages": ["index", "release"]}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(spec))
+    told = curate_command("run", "p.yaml", "--workers", "0", cwd=tmp_path).stderr
+    for name in ("[red]", "[/b]", ":abc:", "x\\u202egpj"):
+        assert f"a.tar {name}: not_an_image" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -16,14 +17,13 @@ from whole_runs import SHARDS, is_server, is_worker, pipeline, release_of, start
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody disturbed, and when things were there in it, in seconds from its start."""
+    """A run that nobody disturbed, and when its processes were there."""
 
     shards: Path
     workspace: Path
     release: dict[str, str]
-    servers_at: float
-    worker_at: float
-    ended_at: float
+    lived: dict[str, tuple[float, float]]
+    """For driver, ray (its servers) and worker: from when to when there was one, in seconds from the start."""
     files: int
     """Files of the workspace that stay."""
 
@@ -31,9 +31,11 @@ class Undisturbed:
 def lasting_files(workspace: Path) -> int:
     """Files of a workspace, without scratch, events and what is half written."""
     count = 0
-    for path in workspace.rglob("*"):
-        top = path.relative_to(workspace).parts[0]
-        count += top not in {"scratch", "events", "runs", "run.json"} and not path.name.startswith(".")
+    for folder, folders, names in os.walk(workspace):  # unlike rglob it shrugs at what vanishes meanwhile
+        if Path(folder) == workspace:
+            folders[:] = [name for name in folders if name not in {"scratch", "events", "runs"}]
+            continue
+        count += sum(not name.startswith(".") for name in names)
     return count
 
 
@@ -60,17 +62,16 @@ def undisturbed(shards: Path, ray_folder: str, tmp_path_factory: pytest.TempPath
     workspace = tmp_path_factory.mktemp("undisturbed") / "work"
     file = write_pipeline(workspace.parent / "whole.yaml", pipeline(shards, workspace))
     run = start(file, "--workers", "2", RAY_TMPDIR=ray_folder)
-    servers_at = worker_at = 0.0
+    seen: dict[str, list[float]] = {"driver": [0.0], "ray": [], "worker": []}
     while not run.over:
         family = run.family()
-        if not servers_at and sum(map(is_server, family)) == 2:
-            servers_at = run.seconds
-        if not worker_at and any(map(is_worker, family)):
-            worker_at = run.seconds
+        seen["driver"].append(run.seconds)
+        if sum(map(is_server, family)) == 2:
+            seen["ray"].append(run.seconds)
+        if any(map(is_worker, family)):
+            seen["worker"].append(run.seconds)
         time.sleep(0.02)
-    ended_at = run.seconds
     code, said = run.end()
     assert code == 0, said
-    return Undisturbed(
-        shards, workspace, release_of(workspace), servers_at, worker_at, ended_at, lasting_files(workspace)
-    )
+    lived = {name: (times[0], times[-1]) for name, times in seen.items()}
+    return Undisturbed(shards, workspace, release_of(workspace), lived, lasting_files(workspace))

@@ -179,3 +179,21 @@ print(os.listdir({str(disk)!r}))
     assert first == second
     assert "run the same command again" in first
     assert left == "['small']", done.stderr
+
+
+def test_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    place = Workspace(str(tmp_path))
+    place.put("release/00000.tar", b"whole")
+    left = [".00001.tar.0a1b2c3d.tmp", "deep/.part.parquet.ffffffff.tmp"]
+    kept = [".hidden.tmp", "mine.0a1b2c3d.tmp", ".gitignore", "deep/.a.0a1b2c3d.tmp.txt"]
+    for name in left + kept:
+        path = tmp_path / "release" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    place.sweep("elsewhere")
+    place.sweep("release")
+    found = {
+        str(path.relative_to(tmp_path / "release")) for path in (tmp_path / "release").rglob("*") if path.is_file()
+    }
+    assert found == {"00000.tar", *kept}
+    Workspace("memory://sweep").sweep()
