@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -168,9 +169,13 @@ class RayEngine:
         if self.lost:
             end(self._processes)
             RayEngine._left_over = True
+            if getattr(sys.excepthook, "__module__", "").startswith("ray."):
+                sys.excepthook = sys.__excepthook__  # Ray's waits a minute for its server before it shows an error
         else:
             with contextlib.suppress(Exception):
                 ray.shutdown()
+            if any(_runs(process) for process in self._processes):  # it died while it was being stopped
+                end(self._processes)
         if self._reaper is not None:
             self._reaper.dismiss()
 

@@ -147,27 +147,33 @@ TWICE = """
 import sys
 import curate
 from curate.errors import EngineError
-from curate.engine import ray_engine
+from curate.engine.ray_engine import RayEngine
 
-class Dying(ray_engine.RayEngine):
-    def map(self, *given):
-        for server in self._servers:
-            server.kill()
-        return super().map(*given)
+whole = RayEngine.map
 
-whole, ray_engine.RayEngine = ray_engine.RayEngine, Dying
+def dying(self, *given):
+    for server in self._servers:
+        server.kill()
+    return whole(self, *given)
+
+RayEngine.map = dying
 try:
     curate.run(sys.argv[1], workers=1)
 except EngineError as error:
     assert "Ray itself died" in str(error), error
-ray_engine.RayEngine = whole
-print(curate.run(sys.argv[1], workers=1).record.status)
+RayEngine.map = whole
+print(curate.run(sys.argv[1], workers=1).record.status, flush=True)
+RayEngine.map = dying
+curate.run(sys.argv[1], workers=1, overrides=["stages.prune.keep=0.5"])
 """
 
 
 @pytest.mark.slow
-def test_a_program_can_run_again_after_its_ray_died(undisturbed: Undisturbed, tmp_path: Path, ray_folder: str) -> None:
+def test_a_program_is_told_that_its_ray_died_and_can_run_again(
+    undisturbed: Undisturbed, tmp_path: Path, ray_folder: str
+) -> None:
     file = write_pipeline(tmp_path / "whole.yaml", pipeline(undisturbed.shards, tmp_path / "work"))
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", TWICE, str(file)],
         env=environment(RAY_TMPDIR=ray_folder),
@@ -177,6 +183,9 @@ def test_a_program_can_run_again_after_its_ray_died(undisturbed: Undisturbed, tm
         check=False,
     )
     assert done.stdout.strip() == "done", done.stderr
+    assert done.returncode == 1
+    assert "EngineError: Ray itself died" in done.stderr  # shown at once, not after Ray's minute
+    assert time.monotonic() - began < 60
     assert release_of(tmp_path / "work") == undisturbed.release
 
 
