@@ -102,7 +102,6 @@ class Bench:
         body: dict[str, Any] = {"kind": kind or name, "frames": list(frames), "vectors": vectors}
         body["drops"] = "keep" in frames[0].columns
         body["first"] = not self.plan.steps
-        body["first"] = not self.plan.steps
         if artifacts is not None:
             body["artifacts"] = artifacts
         base = Given if artifacts is None else GivenWithArtifacts

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from curate.concepts.assign import assign, to_float
 from curate.concepts.kmeans import train
-from curate.errors import SpecError
+from curate.errors import InputError, SpecError
 from curate.stages.base import Columns, Stage, State, Totals
 from curate.stages.config import Reference, StageConfig
 from curate.stages.part import Part
@@ -72,10 +72,15 @@ class ClusterStage(Stage[ClusterConfig]):
     def reduce(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State) -> dict[str, Artifact]:
         """Train. Memory: the training sample (training_sample x d float16) and O(k d)."""
         sample = np.concatenate([summary["vectors"] for summary in summaries])
+        if not len(sample):
+            raise InputError(
+                f"no sample is alive before stage {self.context.step}: the stages before it dropped all {totals.rows:,}; "
+                "see why with curate status and loosen them"
+            )
         if len(sample) < self.config.concepts:
             raise SpecError(
                 f"stage {self.context.step} asks for {self.config.concepts} concepts but only {len(sample)} samples "
-                f"are alive there; set concepts to {max(1, len(sample))} or less"
+                f"are alive there; set concepts to {len(sample)} or less"
             )
         training = train(
             sample,

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from curate.concepts.kmeans import train
-from curate.errors import SpecError
+from curate.errors import InputError, SpecError
 from curate.stages.cluster import ClusterStage
 from curate.store.artifacts import read_artifacts
 from curate.store.uids import hash64
@@ -98,3 +98,8 @@ def test_rows_that_are_out_have_no_concept_and_take_no_part(bench: Callable[...,
 def test_too_few_samples_is_a_sentence_with_the_number(bench: Callable[..., Any]) -> None:
     with pytest.raises(SpecError, match="asks for 9 concepts but only 8 samples are alive there; set concepts to 8"):
         run(bench, [5, 3], concepts=9)
+
+
+def test_when_nothing_is_alive_it_says_so(bench: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="no sample is alive before stage cluster: the stages before it dropped all 3"):
+        run(bench, [2, 1], drop=[True] * 3, concepts=2)
