@@ -74,8 +74,8 @@ class ClusterStage(Stage[ClusterConfig]):
         sample = np.concatenate([summary["vectors"] for summary in summaries])
         if not len(sample):
             raise InputError(
-                f"no sample is alive before stage {self.context.step}: the stages before it dropped all {totals.rows:,}; "
-                "see why with curate status and loosen them"
+                f"no sample is alive before stage {self.context.step}: the stages before it dropped all "
+                f"{totals.rows:,}; see why with curate status and loosen them"
             )
         if len(sample) < self.config.concepts:
             raise SpecError(
