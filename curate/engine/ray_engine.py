@@ -35,9 +35,6 @@ class _Worker:
     def run(self, function: Callable[[Any], Any], item: Any) -> Any:
         return attempt(function, item)
 
-    def ready(self) -> bool:
-        return True
-
 
 class RayEngine:
     """Runs items on a Ray cluster: a local one of its own, or the one at `address`."""
@@ -90,8 +87,8 @@ class RayEngine:
         self._check_alive()
         # Ray ends the whole process at once when it finds its object store gone: what is small stays out of it
         shared = function if len(cloudpickle.dumps(function)) <= _INLINE_BYTES else ray.put(function)
-        runner = self._actors(shared, need) if need.state else self._tasks(shared, need)
-        with contextlib.closing(runner) as submit:
+        runner = _Actors if need.state else _Tasks
+        with contextlib.closing(runner(shared, need, self)) as submit:
             yield from self._drive(items, submit)
 
     def _drive(self, items: Iterable[Item], submit: _Submitter) -> Iterator[Done[Item, Result]]:
@@ -127,12 +124,6 @@ class RayEngine:
                 if isinstance(result, Failure):
                     result.throw(item)
                 yield Done(item, result)
-
-    def _tasks(self, shared: Any, need: Need) -> _Submitter:
-        return _Tasks(shared, need, self)
-
-    def _actors(self, shared: Any, need: Need) -> _Submitter:
-        return _Actors(shared, need, self)
 
     def workers(self, need: Need) -> int:
         """Workers that fit into the cluster as it is now."""
