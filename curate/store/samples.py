@@ -177,7 +177,8 @@ class _Reader:
         image, sha256 = draft.images.get(ext, (None, None)) if ext else (None, None)
         if ext is None:
             has = ", ".join(sorted(draft.exts)) or "nothing"
-            problems.append(("missing_image", f"no member ends in {'/'.join(sorted(self.images, key=self.images.__getitem__))}; it has {has}"))
+            wanted = "/".join(sorted(self.images, key=self.images.__getitem__))
+            problems.append(("missing_image", f"no member ends in {wanted}; it has {has}"))
         elif image and image.status != "ok":
             problems.append((image.status, image.detail))
         fields = self._json(draft, problems)
