@@ -18,6 +18,7 @@ from ray import cloudpickle
 
 from curate.engine.base import Done, Failure, Item, Need, Result, attempt
 from curate.engine.reaper import SERVERS, Reaper, end
+from curate.engine.watch import DIED, Watch, runs
 from curate.errors import EngineError
 
 RETRIES = 3
@@ -55,6 +56,7 @@ class RayEngine:
         if ray.is_initialized():
             raise EngineError("this process uses a Ray already; call ray.shutdown() first, or run with workers=0")
         self._reaper = Reaper() if self.local else None
+        self._watch = Watch() if self.local else None
         before = set(psutil.Process().children(recursive=True))
         common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
         try:
@@ -66,9 +68,12 @@ class RayEngine:
             else:
                 _reachable(address)
                 ray.init(address=address, **common)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError, ray.exceptions.RayError) as error:
+        except Exception as error:  # ray raises bare Exceptions here, too
+            died = self._watch is not None and self._watch.died
             self._processes, self._servers = [], []
             self.close()
+            if died:
+                raise EngineError(DIED) from error
             where = "start a local Ray" if self.local else f"reach the Ray cluster at {address}"
             raise EngineError(
                 f"cannot {where}: {error}; check --address and RAY_ADDRESS, and RAY_AUTH_TOKEN if it uses tokens"
@@ -79,6 +84,8 @@ class RayEngine:
         if self._reaper is not None:
             self._reaper.guard(self._processes)
         self._servers = [child for child in self._processes if _name(child) in SERVERS]
+        if self._watch is not None:
+            self._watch.started(self._servers)
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], need: Need
@@ -146,17 +153,16 @@ class RayEngine:
         }
 
     def _check_alive(self) -> None:
-        if not self.lost and any(not _runs(server) for server in self._servers):
+        if not self.lost and any(not runs(server) for server in self._servers):
             self.lost = True
         if self.lost:
-            raise EngineError(
-                "Ray itself died under this run (its server process was killed or ran out of memory); "
-                "finished parts are kept, run the same command again"
-            )
+            raise EngineError(DIED)
 
     def close(self) -> None:
         """Stop the local Ray, or disconnect. What is left of a Ray that died is killed: asking it is slow."""
-        self.lost = self.lost or any(not _runs(server) for server in self._servers)
+        if self._watch is not None:
+            self._watch.stop()
+        self.lost = self.lost or any(not runs(server) for server in self._servers)
         if self.lost:
             end(self._processes)
             RayEngine._left_over = True
@@ -165,7 +171,7 @@ class RayEngine:
         else:
             with contextlib.suppress(Exception):
                 ray.shutdown()
-            if any(_runs(process) for process in self._processes):  # it died while it was being stopped
+            if any(runs(process) for process in self._processes):  # it died while it was being stopped
                 end(self._processes)
         if self._reaper is not None:
             self._reaper.dismiss()
@@ -175,12 +181,6 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return str(process.name())
     return ""
-
-
-def _runs(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def _reachable(address: str | None) -> None:

@@ -1,0 +1,45 @@
+"""A driver whose Ray died does not hang: it says so and ends with the engine's exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from curate.errors import ExitCode
+
+SCRIPT = """
+import subprocess, sys, time
+import psutil
+from curate.engine.watch import Watch
+server = subprocess.Popen(["sleep", "60"])
+watch = Watch(grace_s=0.5)
+watch.started([psutil.Process(server.pid)])
+time.sleep(0.6)
+assert not watch.died
+if sys.argv[1] == "stopped":
+    watch.stop()
+server.kill()
+time.sleep(3 if sys.argv[1] == "stopped" else 30)
+assert watch.died
+print("went on")
+"""
+
+
+def run(how: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, timeout=60)
+    return done, time.monotonic() - start
+
+
+def test_a_hanging_driver_is_ended_with_a_sentence() -> None:
+    done, seconds = run("hanging")
+    assert done.returncode == ExitCode.ENGINE
+    assert "Ray itself died" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert seconds < 25
+
+
+def test_servers_may_end_once_it_is_stopped() -> None:
+    done, _ = run("stopped")
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
