@@ -36,6 +36,8 @@ class Watch:
         self._stopped = threading.Event()
         self._servers: set[psutil.Process] = set()
         self._started = False
+        # what an earlier Ray of this process left, zombies too, is not ours
+        self._earlier = set(psutil.Process().children(recursive=True))
         threading.Thread(target=self._look, name="curate-watch", daemon=True).start()
 
     def started(self, servers: list[psutil.Process]) -> None:
@@ -55,7 +57,7 @@ class Watch:
         me, since = psutil.Process(), 0.0
         while not self._stopped.wait(_LOOK_S):
             if not self._started:
-                self._servers |= {p for p in servers_of(me) if _name(p) in SERVERS}
+                self._servers |= {p for p in servers_of(me) - self._earlier if _name(p) in SERVERS}
             if not self.died:
                 continue
             since = since or time.monotonic()
