@@ -18,7 +18,7 @@ from ray import cloudpickle
 
 from curate.engine.base import Done, Failure, Item, Need, Result, attempt
 from curate.engine.reaper import SERVERS, Reaper, end
-from curate.engine.watch import DIED, Watch, runs
+from curate.engine.watch import DIED, Watch, name_of, runs
 from curate.errors import EngineError
 
 RETRIES = 3
@@ -83,7 +83,7 @@ class RayEngine:
         self._processes = sorted(started, key=lambda child: child.pid)
         if self._reaper is not None:
             self._reaper.guard(self._processes)
-        self._servers = [child for child in self._processes if _name(child) in SERVERS]
+        self._servers = [child for child in self._processes if name_of(child) in SERVERS]
         if self._watch is not None:
             self._watch.started(self._servers)
 
@@ -175,12 +175,6 @@ class RayEngine:
                 end(self._processes)
         if self._reaper is not None:
             self._reaper.dismiss()
-
-
-def _name(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return str(process.name())
-    return ""
 
 
 def _reachable(address: str | None) -> None:

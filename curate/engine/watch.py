@@ -57,7 +57,7 @@ class Watch:
         me, since = psutil.Process(), 0.0
         while not self._stopped.wait(_LOOK_S):
             if not self._started:
-                self._servers |= {p for p in servers_of(me) - self._earlier if _name(p) in SERVERS}
+                self._servers |= {p for p in servers_of(me) - self._earlier if name_of(p) in SERVERS}
             if not self.died:
                 continue
             since = since or time.monotonic()
@@ -66,7 +66,8 @@ class Watch:
                 os._exit(int(ExitCode.ENGINE))
 
 
-def _name(process: psutil.Process) -> str:
+def name_of(process: psutil.Process) -> str:
+    """Name of a process; empty when it is gone."""
     try:
         return str(process.name())
     except psutil.Error:
