@@ -14,6 +14,8 @@ from rich.console import Console
 
 from curate.engine.base import InlineEngine
 from curate.engine.events import EventLog
+from curate.formats.samples import IndexOptions
+from curate.formats.sources import PartSource, ShardInfo
 from curate.pipeline.execute import Executor, StepResult
 from curate.pipeline.plan import Plan, Step, add_step
 from curate.pipeline.reporting import Reporter
@@ -23,8 +25,6 @@ from curate.stages.config import StageConfig
 from curate.stages.part import Part
 from curate.store.artifacts import Artifact
 from curate.store.columns import read_columns
-from curate.store.inputs import PartSource, ShardInfo
-from curate.store.samples import IndexOptions
 from curate.store.workspace import Workspace
 
 

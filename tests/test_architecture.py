@@ -51,7 +51,7 @@ def statements_at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def imported(node: ast.AST, names: dict[str, Path]) -> Iterator[str]:
-    """Dotted names a statement imports; `from curate.store import tar` gives curate.store.tar when that is a module."""
+    """Dotted names a statement imports; `from curate.formats import tar` gives the module curate.formats.tar."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -66,7 +66,7 @@ def all_imports(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """`curate.store.tar` -> `store`; `curate` -> ``."""
+    """`curate.formats.tar` -> `formats`; `curate` -> ``."""
     return [*module.split("."), ""][1]
 
 
@@ -121,6 +121,10 @@ def test_the_store_imports_no_other_room() -> None:
     assert not breaches("store", {"errors"})
 
 
+def test_formats_know_files_not_stages() -> None:
+    assert not breaches("formats", {"errors", "store"})
+
+
 def test_the_engine_knows_parts_not_images() -> None:
     assert not breaches("engine", {"errors", "store"})
 
@@ -151,9 +155,9 @@ def test_the_cycle_finder_finds_cycles() -> None:
 
 
 def test_the_import_reader_reads_imports() -> None:
-    names = {"curate.store": Path(), "curate.store.tar": Path()}
+    names = {"curate.formats": Path(), "curate.formats.tar": Path()}
     code = (
-        "from curate.store import tar, Sample\nimport ray.util as u\n"
+        "from curate.formats import tar, Sample\nimport ray.util as u\n"
         "if TYPE_CHECKING:\n    import numpy\nelse:\n    import os\n"
         "try:\n    import a\nexcept ImportError:\n    import b\n"
         "class C:\n    import c\n"
@@ -161,7 +165,7 @@ def test_the_import_reader_reads_imports() -> None:
     )
     tree = ast.parse(code)
     at_import = {t for node in statements_at_import(tree.body) for t in imported(node, names)}
-    assert at_import == {"curate.store.tar", "curate.store", "ray.util", "os", "a", "b", "c"}
+    assert at_import == {"curate.formats.tar", "curate.formats", "ray.util", "os", "a", "b", "c"}
     anywhere = {t for node in ast.walk(tree) for t in imported(node, names)}
     assert anywhere == at_import | {"numpy", "d"}
 

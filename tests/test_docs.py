@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from curate.cli.main import app
 from curate.engine.events import Event
 from curate.errors import ExitCode
+from curate.formats.samples import INDEX_SCHEMA, STATUSES
 from curate.pipeline.runfile import RunFile, StepRecord
 from curate.pipeline.spec import InputSpec, PipelineHead
 from curate.stages import STAGES
@@ -24,7 +25,6 @@ from curate.stages.uids import UidsStage
 from curate.store.columns import PartEntry, PartMeta, VectorFile
 from curate.store.groups import Group
 from curate.store.manifest import Manifest, ShardStats
-from curate.store.samples import INDEX_SCHEMA, STATUSES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -99,6 +99,8 @@ def values(schema: dict[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         return f"list of {values(schema['items'])}s"
+    if schema.get("type") == "object":
+        return f"mapping of names to {values(next(iter(schema['patternProperties'].values())))}"
     bounds = [f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if schema.get(key, 1e18) < 1e15]
     return " ".join([WORDS[schema["type"]], *([", ".join(bounds)] if bounds else [])])
 
@@ -112,7 +114,7 @@ def rows_of(config: type[BaseModel]) -> Iterator[str]:
         default = option.get("default")
         if isinstance(default, bool):
             default = str(default).lower()
-        said = "required" if name in schema.get("required", ()) else "none" if default is None else f"`{default}`"
+        said = "required" if name in schema.get("required", ()) else "none" if default in (None, {}) else f"`{default}`"
         yield f"| `{name}` | {values(option)} | {said} | {option.get('description', '')} |"
 
 

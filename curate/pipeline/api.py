@@ -20,6 +20,7 @@ from curate.engine.auth import choose_auth
 from curate.engine.base import Engine, InlineEngine
 from curate.engine.events import EventLog
 from curate.errors import CurateError, InputError, SpecError
+from curate.formats.sources import PartSource
 from curate.pipeline.execute import Executor, StepResult
 from curate.pipeline.load import Loaded, load
 from curate.pipeline.plan import Plan, make_plan
@@ -29,7 +30,6 @@ from curate.stages import registry
 from curate.stages.embed import EmbedStage
 from curate.store.columns import part_file, read_vectors
 from curate.store.groups import Group
-from curate.store.inputs import PartSource
 from curate.store.workspace import Workspace
 
 Source = str | PathLike[str] | Mapping[str, Any]

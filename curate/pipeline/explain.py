@@ -15,6 +15,7 @@ import polars as pl
 
 from curate.engine.exchange import Buckets
 from curate.errors import CurateError, InputError
+from curate.formats.sources import PartSource
 from curate.pipeline.api import Run
 from curate.pipeline.load import load
 from curate.pipeline.plan import input_sources
@@ -25,7 +26,6 @@ from curate.store.artifacts import read_artifacts
 from curate.store.columns import part_file, read_columns
 from curate.store.fingerprint import fingerprint
 from curate.store.groups import Group
-from curate.store.inputs import PartSource
 from curate.store.uids import format_uid, parse_uid
 from curate.store.workspace import Workspace
 

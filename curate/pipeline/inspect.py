@@ -17,13 +17,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import InputError, StorageError
+from curate.formats.index import index_part
+from curate.formats.samples import IndexOptions
+from curate.formats.sources import PartSource, ShardInfo
 from curate.pipeline.status import read_status
 from curate.store import urls
 from curate.store.columns import PartMeta, parse_meta, part_file, read_columns, read_vectors
 from curate.store.groups import Group, group_file, read_group
-from curate.store.inputs import PartSource, ShardInfo
 from curate.store.manifest import read_manifest
-from curate.store.samples import IndexOptions, index_part
 from curate.store.workspace import Workspace
 
 COUNTED_PARTS = 1_000

@@ -9,6 +9,10 @@ from typing import Any
 import polars as pl
 
 from curate.errors import CurateError, ExitCode, ModelError, SpecError
+from curate.formats.folder import list_folder
+from curate.formats.samples import IndexOptions
+from curate.formats.shards import expand_shards
+from curate.formats.sources import PartSource, plan_parts
 from curate.pipeline.locate import Place
 from curate.pipeline.problems import Path, Problem, SpecProblems
 from curate.pipeline.spec import PipelineSpec, StageEntry, references_of
@@ -18,8 +22,6 @@ from curate.stages.config import StageConfig
 from curate.stages.part import Layer, Part
 from curate.stages.sink import Sink
 from curate.store.fingerprint import combine, fingerprint
-from curate.store.inputs import PartSource, expand_shards, list_folder, plan_parts
-from curate.store.samples import IndexOptions
 from curate.store.workspace import Workspace
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from curate.errors import CurateError
+from curate.formats.members import read_members
 from curate.pipeline.api import Run
 from curate.store.columns import read_columns
-from curate.store.members import read_members
 from curate.store.uids import format_uid
 
 

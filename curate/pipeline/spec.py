@@ -57,23 +57,49 @@ Extensions = Annotated[
     str, AfterValidator(check_extensions), WithJsonSchema({"type": "string", "pattern": f"^{_EXTENSIONS}$"})
 ]
 
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+FieldType = Literal["string", "int", "float", "bool"]
+_LAYOUTS = ("shards", "folder", "archive", "parquet", "embeddings")
+
 
 class InputSpec(StrictModel):
-    """The samples to curate: WebDataset shards, or a folder of images with one folder for each class."""
+    """The samples to curate, in one of the layouts of docs/formats/inputs.md."""
 
     shards: Location | Annotated[list[Location], Field(min_length=1)] | None = Field(
         None, description="Tar shards: a path or URL with braces or globs, a text file of URLs, or a list of these."
     )
     folder: Location | None = Field(None, description="Folder of images; the folder an image lies in is its label.")
+    archive: Location | None = Field(
+        None, description="Tar of tars, such as ILSVRC2012_img_train.tar; an inner tar's name labels its samples."
+    )
+    parquet: Location | Annotated[list[Location], Field(min_length=1)] | None = Field(
+        None, description="Parquet files with image bytes: a path or URL with braces or globs, or a list of these."
+    )
+    embeddings: Location | None = Field(
+        None, description="Folder of ready embeddings in clip-retrieval's layout: img_emb/, text_emb/, metadata/."
+    )
     name: Slug | None = Field(
         None, description="Name of the collection, part of uids that are derived; default: that of its folder."
     )
     image: Extensions = Field(
-        "jpg;jpeg;png;webp;gif", description="Extensions of the image member, the preferred one first."
+        "jpg;jpeg;png;webp;gif",
+        description="Extensions of the image member, the preferred one first; for parquet the image column.",
     )
-    caption: Extensions | None = Field(None, description="Extension of the caption member, such as txt.")
+    caption: Extensions | None = Field(
+        None, description="Extension of the caption member, such as txt; for parquet and embeddings the caption column."
+    )
     caption_required: bool = Field(True, description="Whether a sample without a caption is quarantined.")
-    label: Extensions | None = Field("cls", description="Extension of the class label member.")
+    label: Extensions | None = Field("cls", description="Extension of the class label member; for parquet the column.")
+    labels: Location | None = Field(
+        None, description="Table of labels for samples that carry none: key and label, or one label a line."
+    )
+    fields: dict[FieldName, FieldType] = Field(
+        default_factory=dict,
+        description="Further columns of the index, from the json member or the table, such as {similarity: float}.",
+    )
+    upstream: Literal["auto", "img2dataset", "none"] = Field(
+        "auto", description="Whether downloader tables (NNNNN.parquet, NNNNN_stats.json) beside the shards are read."
+    )
     shards_per_part: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Consecutive shards in one part; auto closes a part at 128 MiB or 1,000 shards."
     )
@@ -83,16 +109,23 @@ class InputSpec(StrictModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> InputSpec:
-        if (self.shards is None) == (self.folder is None):
-            raise ValueError("give exactly one of shards and folder")
+        if sum(getattr(self, layout) is not None for layout in _LAYOUTS) != 1:
+            raise ValueError(f"give exactly one of {', '.join(_LAYOUTS[:-1])} and {_LAYOUTS[-1]}")
         given = self.model_fields_set
         if self.caption is None and "caption_required" in given:
             raise ValueError("caption_required has no meaning without caption; give caption: txt")
         if self.folder is not None and "shards_per_part" in given:
             raise ValueError("shards_per_part has no meaning with folder; use files_per_part")
-        if self.shards is not None and "files_per_part" in given:
-            raise ValueError("files_per_part has no meaning with shards; use shards_per_part")
+        if self.folder is None and "files_per_part" in given:
+            raise ValueError(f"files_per_part has no meaning with {self.layout}; use shards_per_part")
+        if self.shards is None and "upstream" in given:
+            raise ValueError(f"upstream has no meaning with {self.layout}; it belongs to shards")
         return self
+
+    @property
+    def layout(self) -> str:
+        """Which of the layouts is given."""
+        return next(layout for layout in _LAYOUTS if getattr(self, layout) is not None)
 
     @property
     def image_extensions(self) -> tuple[str, ...]:
@@ -101,10 +134,9 @@ class InputSpec(StrictModel):
 
     @property
     def shard_list(self) -> tuple[str, ...]:
-        """The `shards` option as a tuple; empty for an image folder."""
-        if self.shards is None:
-            return ()
-        return (self.shards,) if isinstance(self.shards, str) else tuple(self.shards)
+        """The `shards` or `parquet` option as a tuple; empty for other layouts."""
+        given = self.shards if self.shards is not None else self.parquet
+        return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
 
 class StageEntry(StrictModel):

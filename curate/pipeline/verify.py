@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from curate.formats.tar import Member, TarScan, check_name, printable, split_name
 from curate.store.manifest import Manifest, read_manifest
-from curate.store.tar import Member, TarScan, check_name, printable, split_name
 from curate.store.workspace import Workspace
 
 MANIFEST = "manifest.json"

@@ -20,10 +20,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.engine.exchange import Bucket, Buckets, Records, Worked
+from curate.formats.samples import IndexOptions
 from curate.stages.config import StageConfig
 from curate.stages.part import Layer, Part, load_artifacts
 from curate.store.artifacts import Artifact
-from curate.store.samples import IndexOptions
 from curate.store.workspace import Workspace
 
 C = TypeVar("C", bound=StageConfig)

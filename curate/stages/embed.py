@@ -16,13 +16,13 @@ from pydantic import Field
 from curate import embed
 from curate.embed.encoder import EncoderConfig
 from curate.errors import ModelError, SpecError
+from curate.formats.members import read_members
 from curate.stages.base import Columns, Resources, Stage
 from curate.stages.config import StageConfig
 from curate.stages.part import Layer, Part
 from curate.store.artifacts import Artifact
 from curate.store.columns import read_columns, read_vectors
 from curate.store.images import DecodeError, decode_rgb
-from curate.store.members import read_members
 from curate.store.packages import fetch
 
 if TYPE_CHECKING:

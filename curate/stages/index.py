@@ -8,12 +8,13 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
+from curate.formats.index import index_part
+from curate.formats.samples import INDEX_SCHEMA
 from curate.stages.base import Columns, Stage
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
 from curate.stages.uids import UidsConfig, UidsStage
 from curate.store.artifacts import Artifact
-from curate.store.samples import INDEX_SCHEMA, index_part
 
 
 class IndexConfig(StageConfig):

@@ -11,9 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import SpecError
+from curate.formats.sources import PartSource
 from curate.store.artifacts import Artifact, read_artifacts
 from curate.store.columns import read_columns, read_vectors
-from curate.store.inputs import PartSource
 from curate.store.workspace import Workspace
 
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curate.errors import InputError
+from curate.formats.members import read_members
 from curate.stages.base import State, Totals
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
 from curate.stages.sink import Lost, Sink, Unit
 from curate.store.artifacts import Artifact
 from curate.store.manifest import Manifest, ReleaseFile, ShardStats
-from curate.store.members import read_members
 from curate.store.uids import format_uid
 from curate.store.workspace import Workspace
 

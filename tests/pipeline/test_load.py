@@ -246,7 +246,7 @@ def test_an_unquoted_variable_is_text_where_the_option_takes_text() -> None:
             "p.yaml:2:1: nmae: unknown option (value laion-dbp); did you mean name?",
         ),
         ("caption: txt", "captoin: txt", "input.captoin: unknown option (value txt); did you mean caption?"),
-        ("caption: txt", "folder: x", "p.yaml:3:8: input: give exactly one of shards and folder"),
+        ("caption: txt", "folder: x", "p.yaml:3:8: input: give exactly one of shards, folder"),
         ("caption: txt", "shards_per_part: some", "input.shards_per_part: must be a whole number or auto (value some)"),
         ("caption: txt", "caption: [txt]", "input.caption: must be text (value [\"txt\"])"),
         ("${ROOT:-runs}/laion", "s3://me:secret@b", "p.yaml:4:12: workspace: must not hold a user name or password"),

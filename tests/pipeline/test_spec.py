@@ -65,8 +65,8 @@ def test_locations_that_are_refused(text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "exactly one of shards and folder"),
-        ({"shards": "a", "folder": "b"}, "exactly one of shards and folder"),
+        ({}, "exactly one of shards, folder"),
+        ({"shards": "a", "folder": "b"}, "exactly one of shards, folder"),
         ({"shards": "a", "caption_required": False}, "no meaning without caption"),
         ({"folder": "a", "shards_per_part": 2}, "no meaning with folder"),
         ({"shards": "a", "files_per_part": 2}, "no meaning with shards"),

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curate.formats.samples import IndexOptions
 from curate.stages import STAGES
 from curate.stages.base import Columns, Context, Stage, with_alive
 from curate.stages.config import StageConfig
 from curate.stages.exact import ExactStage
 from curate.stages.filter import FilterConfig, FilterStage
 from curate.stages.uids import UidsStage
-from curate.store.samples import IndexOptions
 
 ALL = [*STAGES.values(), UidsStage, ExactStage]
 

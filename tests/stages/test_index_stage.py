@@ -7,11 +7,13 @@ import corpus
 import polars as pl
 
 import curate
+from curate.formats.index import index_part
+from curate.formats.samples import INDEX_SCHEMA, IndexOptions
+from curate.formats.shards import expand_shards
+from curate.formats.sources import plan_parts
 from curate.pipeline.api import prepare
 from curate.stages.index import IndexConfig, IndexStage
 from curate.stages.uids import UidsStage
-from curate.store.inputs import expand_shards, plan_parts
-from curate.store.samples import INDEX_SCHEMA, IndexOptions, index_part
 
 
 def test_the_rows_are_those_of_the_reader_in_input_order(tiny: dict[str, Any], tmp_path: Path) -> None:

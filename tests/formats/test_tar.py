@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.store.tar import Member, TarScan, check_name, printable, split_name
+from curate.formats.tar import Member, TarScan, check_name, printable, split_name
 
 
 class Dribble(io.RawIOBase):

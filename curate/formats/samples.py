@@ -1,4 +1,4 @@
-"""Reading shards once, in order, into one row a sample: what is there, what it says, what is wrong with it.
+"""One row a sample, whatever the layout of the input: what is there, what it says, what is wrong with it.
 
 What never lives here: decisions about samples (stages), decoding of pixels (curate.store.images does the header).
 """
@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
 
-from curate.store import urls
+from curate.formats.tar import check_name, printable, split_name
 from curate.store.images import ImageInfo, probe
-from curate.store.inputs import FileGroup, PartSource
-from curate.store.tar import TarEnd, TarScan, check_name, printable, split_name
 from curate.store.uids import make_uid
 
 MEMBER = pl.Struct({"ext": pl.String, "offset": pl.UInt64, "nbytes": pl.UInt64, "file": pl.String})
@@ -114,7 +110,7 @@ class PartNotes:
         return notes
 
 
-class _Draft:
+class Draft:
     """One sample while its members arrive."""
 
     __slots__ = ("cut", "exts", "images", "key", "large", "members", "name_problem", "texts")
@@ -130,7 +126,7 @@ class _Draft:
         self.cut: str | None = None
 
 
-class _Reader:
+class Reader:
     """Collects rows under fixed options."""
 
     def __init__(self, options: IndexOptions) -> None:
@@ -143,13 +139,15 @@ class _Reader:
 
     @property
     def rows(self) -> int:
+        """Rows written so far."""
         return len(self.columns["status"])
 
     def is_wanted(self, raw: bytes) -> bool:
+        """Whether a member of this name has to be read."""
         named = split_name(raw)
         return named is not None and named[1] in self.wanted
 
-    def add(self, draft: _Draft, raw: bytes, ext: str, offset: int, nbytes: int, data: bytes | None, file: str | None,
+    def add(self, draft: Draft, raw: bytes, ext: str, offset: int, nbytes: int, data: bytes | None, file: str | None,
             ) -> None:  # fmt: skip
         """One more member of a sample."""
         draft.exts.add(ext)
@@ -164,7 +162,7 @@ class _Reader:
         elif data is not None:
             draft.texts[ext] = data
 
-    def finish(self, draft: _Draft, rel: str, shard: int, folder_label: str | None = None) -> None:
+    def finish(self, draft: Draft, rel: str, shard: int, folder_label: str | None = None) -> None:
         """Write the row of a sample whose members are all there."""
         problems: list[tuple[str, str | None]] = []
         if draft.name_problem:
@@ -198,12 +196,16 @@ class _Reader:
         for column, value in zip(self.columns.values(), values, strict=True):
             column.append(value)
 
+    def frame(self) -> pl.DataFrame:
+        """All rows so far, as a frame of :data:`INDEX_SCHEMA`."""
+        return _frame(self)
+
     def flag(self, row: int, status: str, detail: str) -> None:
         """Give a written row a status, unless its name is bad already."""
         if self.columns["status"][row] not in ("bad_name", "unsafe_name"):
             self.columns["status"][row], self.columns["detail"][row] = status, detail
 
-    def _json(self, draft: _Draft, problems: list[tuple[str, str | None]]) -> dict[str, Any]:
+    def _json(self, draft: Draft, problems: list[tuple[str, str | None]]) -> dict[str, Any]:
         data = draft.texts.get("json")
         if data is None:
             return {}
@@ -215,7 +217,7 @@ class _Reader:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def _text(self, draft: _Draft, ext: str | None, status: str, problems: list[tuple[str, str | None]]) -> str | None:
+    def _text(self, draft: Draft, ext: str | None, status: str, problems: list[tuple[str, str | None]]) -> str | None:
         data = draft.texts.get(ext) if ext else None
         if data is None:
             return None
@@ -226,127 +228,7 @@ class _Reader:
             return None
 
 
-def index_part(source: PartSource, options: IndexOptions) -> tuple[pl.DataFrame, PartNotes]:
-    """Read a part once, front to back, into a frame of :data:`INDEX_SCHEMA`: one row a sample, in tar order.
-
-    A damaged sample is a row whose ``status`` and ``detail`` say so; a cut shard gives its readable prefix, and what
-    happened to shards is in the notes. Only a file that cannot be opened or read raises (:class:`InputError`).
-
-    ``members`` offsets and sizes are bytes inside the shard; for folder inputs ``file`` is the path relative to the
-    root and the offset 0. ``caption`` is the member's text unchanged; ``label`` is the ``.cls`` text, else the folder
-    class, else the json "label". Fragments of scattered keys and repeated keys keep the uid their key gives.
-
-    Memory: one member (``max_member_bytes``), the text members of one sample, and the rows of the part.
-    """
-    reader = _Reader(options)
-    if source.kind == "folder":
-        for group in source.files:
-            _read_group(reader, source.root, group)
-        return _frame(reader), PartNotes(reader.rows)
-    problems: list[ShardProblem] = []
-    skipped: Counter[str] = Counter()
-    ignored: list[str] = []
-    ignored_count = 0
-    for ordinal, shard in enumerate(source.shards):
-        first_row = reader.rows
-        try:
-            with urls.open_read(shard.url) as handle:
-                scan = TarScan(handle, max_member_bytes=options.max_member_bytes, wanted=reader.is_wanted)
-                for raw in _read_shard(reader, scan, shard.rel, ordinal):
-                    ignored_count += 1
-                    if len(ignored) < 10:
-                        ignored.append(printable(raw))
-        except OSError as err:
-            raise urls.unreadable(shard.url, err) from err
-        skipped.update(scan.skipped)
-        if not scan.end.clean:
-            end = scan.end
-            problems.append(ShardProblem(shard.rel, end.reason, end.offset, end.detail, reader.rows - first_row))
-    return _frame(reader), PartNotes(reader.rows, tuple(problems), dict(skipped), ignored_count, tuple(ignored))
-
-
-def _read_shard(reader: _Reader, scan: TarScan, rel: str, ordinal: int) -> Iterator[bytes]:
-    """Rows of one shard; yields the names of members that are no sample's. Memory: one row number a key."""
-    draft: _Draft | None = None
-    rows: dict[bytes, list[int]] = {}
-
-    def close() -> None:
-        if draft is not None:
-            rows.setdefault(draft.key, []).append(reader.rows)
-            reader.finish(draft, rel, ordinal)
-
-    for raw, offset, nbytes, data in scan:
-        named = split_name(raw)
-        if named is None:
-            yield raw
-            continue
-        key, ext = named
-        if draft is None or key != draft.key or ext in draft.exts:
-            close()
-            draft = _Draft(key)
-        reader.add(draft, raw, ext, offset, nbytes, data, None)
-    if scan.end.broken:
-        draft = _cut_draft(scan.end, draft, close)
-    close()
-    for numbers in rows.values():
-        if len(numbers) > 1:
-            _flag_repeated(reader, numbers)
-
-
-def _cut_draft(end: TarEnd, draft: _Draft | None, close: Any) -> _Draft | None:
-    """The sample that a broken shard ends in: the one whose member was cut, else the last one, which may lack more."""
-    named = split_name(end.raw_name) if end.raw_name is not None else None
-    if end.raw_name is not None and named is None:
-        return draft
-    if named is not None and (draft is None or draft.key != named[0] or named[1] in draft.exts):
-        close()
-        draft = _Draft(named[0])
-        draft.name_problem = check_name(end.raw_name or b"")
-    if draft is not None:
-        draft.cut = f"the shard is damaged here and the sample may be incomplete: {end.detail}"
-    return draft
-
-
-def _flag_repeated(reader: _Reader, numbers: list[int]) -> None:
-    """Rows of one key in one shard: disjoint extensions are fragments of one sample, repeated ones are duplicates."""
-    members = reader.columns["members"]
-    starts = {n: members[n][0]["offset"] for n in numbers if members[n]}
-    seen: set[str] = set()
-    fragments: list[int] = []
-    for n in numbers:
-        if not members[n]:  # only its cut first member: stays cut_tar
-            continue
-        exts = {m["ext"] for m in members[n]}
-        if exts & seen:
-            detail = f"the key is used before in this shard, at byte {starts[fragments[0]]}; the first one is kept"
-            reader.flag(n, "duplicate_key", detail)
-        else:
-            seen |= exts
-            fragments.append(n)
-    if len(fragments) > 1:
-        for n in fragments:
-            other = ", ".join(str(starts[m]) for m in fragments if m != n)
-            reader.flag(n, "scattered_members", f"the key's members are not adjacent: others are at byte {other}")
-
-
-def _read_group(reader: _Reader, root: str, group: FileGroup) -> None:
-    draft = _Draft(group.key.encode("utf-8", "surrogateescape"))
-    for file in group.files:
-        nbytes, data = file.nbytes, None
-        if file.ext in reader.wanted and nbytes <= reader.options.max_member_bytes:
-            url = urls.join(root, file.rel)
-            try:
-                with urls.open_read(url) as handle:
-                    data = handle.read(reader.options.max_member_bytes + 1)
-            except OSError as err:
-                raise urls.unreadable(url, err) from err
-            nbytes = len(data)
-        raw = file.rel.encode("utf-8", "surrogateescape")
-        reader.add(draft, raw, file.ext, 0, nbytes, data, raw.decode("utf-8", "backslashreplace"))
-    reader.finish(draft, "", 0, group.label)
-
-
-def _frame(reader: _Reader) -> pl.DataFrame:
+def _frame(reader: Reader) -> pl.DataFrame:
     """The rows as a frame. Members are built flat and grouped: a list of dicts a row would take half the time."""
     columns = {name: values for name, values in reader.columns.items() if name != "members"}
     schema = {name: kind for name, kind in INDEX_SCHEMA.items() if name != "members"}

@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import InputError
-from curate.store import members, urls
-from curate.store.inputs import PartSource, expand_shards, list_folder, plan_parts
-from curate.store.members import plan_ranges, read_members
-from curate.store.samples import IndexOptions, index_part
+from curate.formats import members
+from curate.formats.folder import list_folder
+from curate.formats.index import index_part
+from curate.formats.members import plan_ranges, read_members
+from curate.formats.samples import IndexOptions
+from curate.formats.shards import expand_shards
+from curate.formats.sources import PartSource, plan_parts
+from curate.store import urls
 
 extent = st.tuples(st.integers(0, 1000), st.integers(0, 120))
 

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from curate.errors import InputError
+from curate.formats.sources import PartSource
 from curate.store import urls
-from curate.store.inputs import PartSource
 
 MAX_GAP = 1 << 20
 MAX_BLOCK = 64 << 20
