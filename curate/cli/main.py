@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from curate import __version__
-from curate.cli import clean, explain, inspect, output, plan, run, schema, status, verify
+from curate.cli import clean, explain, init, inspect, output, plan, run, schema, status, verify
 from curate.errors import CurateError, ExitCode
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("status")(status.status)

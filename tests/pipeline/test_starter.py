@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import corpus
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import curate
+from curate.formats.recognise import Recognised, recognise
+from curate.pipeline.spec import PipelineHead
+from curate.pipeline.starter import slug, starter
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/data/laion/shards", "laion"),
+        ("s3://bucket/CC12M_v2/", "cc12m-v2"),
+        ("ILSVRC2012_img_train.tar", "ilsvrc2012-img-train"),
+        ("hf://datasets/org/My Birds/data", "my-birds"),
+        ("/0/1/2", "pipeline"),
+    ],
+)
+def test_slug(source: str, name: str) -> None:
+    assert slug(source) == name
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0@\x85\u2028\u2029"), min_size=1, max_size=30)
+
+
+@given(st.text(max_size=60))
+def test_every_slug_may_name_a_pipeline(source: str) -> None:
+    PipelineHead.model_validate({"name": slug(source), "workspace": "w", "input": {"shards": "x"}})
+
+
+@given(texts.filter(str.isprintable), st.integers(0, 10**9), st.lists(texts, max_size=2))
+def test_any_place_survives_as_yaml(place: str, samples: int, notes: list[str]) -> None:
+    found = Recognised(
+        "shards", place, "x", 1, 1, samples, {"image": "jpg", "caption_required": False}, {"a": "int"}, tuple(notes)
+    )
+    tree = yaml.safe_load(starter(found, name="n", workspace=place, file="f.yaml"))
+    assert tree["input"] == {"shards": place, "image": "jpg", "caption_required": False}
+    assert tree["workspace"] == place
+    (concepts,) = (stage["cluster"]["concepts"] for stage in tree["stages"] if "cluster" in stage)
+    assert concepts == (100 if not samples else min(5000, max(1, int(samples**0.5))))
+
+
+@pytest.mark.parametrize("layout", ["shards", "folder"])
+def test_what_is_written_runs(tmp_path: Path, layout: str) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    if layout == "shards":
+        corpus.write_good_shards(root, shards=2, samples=12)
+    else:
+        for n in range(24):
+            (root / "ab"[n % 2]).mkdir(exist_ok=True)
+            (root / "ab"[n % 2] / f"{n}.jpg").write_bytes(corpus.jpeg(n))
+    text = starter(recognise(str(root)), name="tiny", workspace=str(tmp_path / "work"), file="x.yaml")
+    run = curate.run(yaml.safe_load(text), workers=0)
+    assert (run.record.status, run.record.rows, run.record.quarantined) == ("done", 24, 0)
+    assert run.release is not None
