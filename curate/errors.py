@@ -18,12 +18,23 @@ class ExitCode(IntEnum):
     MODEL = 7
     QUARANTINED = 8
     INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM reached this process: `ray job stop`, Slurm and Kubernetes send it. As Ctrl-C, it is no Exception."""
 
 
 class CurateError(Exception):
     """Base of all errors with a message meant for the user (what, where, which value, the way out)."""
 
     exit_code: ExitCode = ExitCode.INTERNAL
+
+
+class Detached(CurateError):
+    """Ctrl-C ended the following of a run or job, which itself goes on."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 class SpecError(CurateError):

@@ -11,8 +11,15 @@ import pytest
 
 from curate.embed.packaged import WEIGHTS
 from curate.errors import InputError
-from curate.store.packages import Pinned, fetch
+from curate.store.packages import Package, Pinned, fetch
 from infra.quickstart.fetch import AI_BENCHMARK, BIRDS, SCIKIT_IMAGE
+
+OLD_WEBDATASET = Package(
+    name="webdataset",
+    version="0.2.86",
+    sha256="843a2b57c6356ebba25e811adf38a476da8e176f1b192f8bd5c8270daf1a6989",
+)
+"""The newest that open_clip's trainer can read with; it is put before today's for the trainer's process alone."""
 
 
 def _folder(package: Pinned) -> Path:
@@ -43,3 +50,8 @@ def lite0() -> Path:
     """The weights file of the packaged EfficientNet-Lite0."""
     pin = WEIGHTS["efficientnet_lite0"]
     return _folder(pin) / pin.member
+
+
+def old_webdataset() -> Path:
+    """A folder to import an old webdataset from."""
+    return _folder(OLD_WEBDATASET)

@@ -15,12 +15,15 @@ from pydantic import BaseModel
 from curate.cli.main import app
 from curate.engine.events import Event
 from curate.errors import ExitCode
-from curate.formats.samples import INDEX_SCHEMA, STATUSES
+from curate.formats.samples import INDEX_SCHEMA, STATUSES, IndexOptions
 from curate.pipeline.runfile import RunFile, StepRecord
 from curate.pipeline.spec import InputSpec, PipelineHead
 from curate.stages import STAGES
+from curate.stages.base import Context
 from curate.stages.embed import EmbedConfig
 from curate.stages.exact import ExactStage
+from curate.stages.match_embeddings import MatchStage
+from curate.stages.read_embeddings import ReadEmbeddingsConfig
 from curate.stages.uids import UidsStage
 from curate.store.columns import PartEntry, PartMeta, VectorFile
 from curate.store.groups import Group
@@ -136,11 +139,13 @@ def test_every_option_of_the_pipeline_file_is_documented(title: str, model: type
 def columns_of(kind: str) -> set[str]:
     """Columns that a stage of the file adds, with those of its companions."""
     names: set[str] = set()
-    config: Any = EmbedConfig(model="any", text=True) if kind == "embed" else None
-    companions = {"index": [UidsStage], "dedup": [ExactStage]}.get(kind, [])
+    full = {"embed": EmbedConfig(model="any", text=True), "read_embeddings": ReadEmbeddingsConfig(text=True)}
+    config: Any = full.get(kind)
+    companions = {"index": [UidsStage], "dedup": [ExactStage], "read_embeddings": [MatchStage]}.get(kind, [])
     for stage in [STAGES[kind], *companions]:
         made = stage.__new__(stage)
         made.config = config
+        made.context = Context("docs", 0, IndexOptions("docs"))
         names |= set(made.columns())
     return names
 

@@ -64,7 +64,7 @@ def _lines(story: Story) -> Iterator[tuple[str, str]]:
     if not story.alive:
         return
     if story.release is not None:
-        yield f"  {'release':<14} in {story.release} as {story.uid}.*", "green"
+        yield f"  {'release':<14} in {story.release} as {story.released_as}.*", "green"
     elif any(step.verdict == "not run yet" for step in story.steps):
         yield f"  {'so far':<14} still in; the run is not finished", ""
     else:
@@ -95,6 +95,8 @@ def _told(step: StepStory, story: Story, values: dict[str, Any], evidence: dict[
         return story.detail or ""
     if step.kind == "filter":
         return f"{evidence['where']}" + ("" if step.verdict == "kept" else " is not true for it")
+    if step.kind == "lists" and step.verdict == "dropped":
+        return _listed(evidence["column"], evidence["deny"] if step.reason == "denied" else evidence["allow"], step)
     if step.kind == "cluster" and "concept" in values:
         return f"concept {values['concept']}, cosine distance {values['distance']:.6f} to its centroid"
     if step.kind == "dedup-exact":
@@ -110,6 +112,12 @@ def _told(step: StepStory, story: Story, values: dict[str, Any], evidence: dict[
         concept, members, quota = evidence["concept"], evidence["size"], evidence["quota"]
         return f"{rank} {members:,} in concept {concept}, which keeps the {quota:,} {order}"
     return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _listed(column: str, given: str | list[str], step: StepStory) -> str:
+    files = [given] if isinstance(given, str) else given
+    where = files[0] if len(files) == 1 else f"{'one' if step.reason == 'denied' else 'any'} of {', '.join(files)}"
+    return f"its {column} stands {'' if step.reason == 'denied' else 'not '}in {where}"
 
 
 def _index(values: dict[str, Any]) -> str:

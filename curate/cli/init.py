@@ -38,7 +38,9 @@ def init(
     console = output.stdout()
     many = f", about {found.samples:,} samples" if found.samples else ""
     size = f", {found.nbytes / 1e9:,.2f} GB" if found.nbytes else ""
-    what = {"folder": "images seen", "parquet": "tables", "embeddings": "arrays"}.get(found.layout, "shards")
+    what = {"folder": "images seen", "parquet": "tables", "embeddings": "arrays", "archive": "inner tars"}.get(
+        found.layout, "shards"
+    )
     count = f" ({found.files:,} {what}{size}{many})" if found.files else ""
     output.line(console, output.clean(f"Found {found.what}{count}."))
     for note in found.notes:

@@ -30,7 +30,7 @@ def inspect(
         print_json(facts)
         return 0
     console = stdout()
-    shown = {"shard": _shard, "workspace": _workspace, "release": _release, "array": _array}
+    shown = {"shard": _shard, "workspace": _workspace, "release": _release, "array": _array, "uids": _uids}
     shown.get(facts["kind"], _columns)(console, facts)
     return 0
 
@@ -124,6 +124,18 @@ def _array(console: Console, facts: dict[str, Any]) -> None:
     for row in facts["first"]:
         wide = len(facts["shape"]) > 1 and facts["shape"][1] > len(row)
         line(console, "  " + "  ".join(f"{value:.5g}" for value in row) + (" ..." if wide else ""))
+
+
+def _uids(console: Console, facts: dict[str, Any]) -> None:
+    line(console, f"DataComp subset, {count(facts['rows'], 'uid')}, {size(facts['bytes'])}", "bold")
+    if facts["first_unsorted"] is not None:
+        row = facts["first_unsorted"]
+        line(console, f"not sorted: row {row:,} is smaller than the one before it; DataComp's tools misread it", "red")
+    else:
+        repeats = facts["rows"] - facts["distinct"]
+        line(console, "sorted, " + (f"{count(repeats, 'repeat')}" if repeats else "no repeats"))
+    for uid in facts["first"]:
+        line(console, f"  {uid}")
 
 
 def _release(console: Console, facts: dict[str, Any]) -> None:

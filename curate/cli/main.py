@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from curate import __version__
-from curate.cli import clean, explain, init, inspect, output, plan, run, schema, status, verify
-from curate.errors import CurateError, ExitCode
+from curate.cli import clean, explain, init, inspect, output, plan, run, schema, status, submit, verify
+from curate.errors import CurateError, ExitCode, Terminated
 
 app = typer.Typer(
     name="curate",
@@ -24,12 +26,16 @@ app = typer.Typer(
 app.command("init")(init.init)
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
+app.command("submit")(submit.submit)
 app.command("status")(status.status)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("clean")(clean.clean)
 app.command("schema")(schema.schema)
+
+
+_STOPPED = "stopped; what is finished is kept, run the same command again to continue"
 
 
 def _version(asked: bool) -> None:
@@ -49,12 +55,17 @@ def options(
 
 def main() -> None:
     """Run the command line; the process ends with an exit code of docs/exit-codes.md."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = app(standalone_mode=False) or 0
+        if code == ExitCode.INTERRUPTED:  # typer turns a Ctrl-C into this
+            _say(_STOPPED, ExitCode.INTERRUPTED)
     except CurateError as error:
         code = _say(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        code = int(ExitCode.INTERRUPTED)
+        code = _say(_STOPPED, ExitCode.INTERRUPTED)
+    except Terminated:
+        code = _say(_STOPPED, ExitCode.TERMINATED)
     except typer.Exit as leave:
         code = leave.exit_code
     except Exception as error:
@@ -65,14 +76,17 @@ def main() -> None:
         else:
             traceback.print_exc()
             code = _say(f"internal error ({type(error).__name__}): {error}; please report it", ExitCode.INTERNAL)
-    if code == ExitCode.INTERRUPTED:
-        _say("stopped; what is finished is kept, run the same command again to continue", ExitCode.INTERRUPTED)
     sys.stdout.flush()
     sys.stderr.flush()
     if code == ExitCode.ENGINE:
         # a dead Ray server would keep its exit hooks waiting
         os._exit(code)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the way out
+    raise Terminated
 
 
 def _say(text: str, code: ExitCode) -> int:

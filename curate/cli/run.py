@@ -26,6 +26,17 @@ Address = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=0, help="CPUs of the local Ray; 0 runs everything in this process.")
 ]
+Allow = Annotated[
+    list[str] | None, typer.Option("--allow", metavar="FILE", help="Release only samples whose uid is in this list.")
+]
+Deny = Annotated[
+    list[str] | None, typer.Option("--deny", metavar="FILE", help="Release no sample whose uid is in this list.")
+]
+OkIfQuarantined = Annotated[
+    bool, typer.Option("--ok-if-quarantined", help="Exit with 0 even if some samples had to be set aside.")
+]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write report.html into the workspace.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable summary on stdout.")]
 
 
@@ -34,13 +45,16 @@ def run(
     set_: Set = None,
     limit_shards: LimitShards = None,
     sample: Sample = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the samples again that were set aside before.")
+    ] = False,
+    allow: Allow = None,
+    deny: Deny = None,
     address: Address = None,
     workers: Workers = None,
-    ok_if_quarantined: Annotated[
-        bool, typer.Option("--ok-if-quarantined", help="Exit with 0 even if some samples had to be set aside.")
-    ] = False,
-    report: Annotated[bool, typer.Option(help="Write report.html into the workspace.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    ok_if_quarantined: OkIfQuarantined = False,
+    report: Report = True,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> int:
     """Run a pipeline, reusing whatever of it is stored already; the same command continues a run that was stopped."""
@@ -50,6 +64,9 @@ def run(
         overrides=set_ or (),
         limit_shards=limit_shards,
         sample=sample,
+        retry_failed=retry_failed,
+        allow=allow or (),
+        deny=deny or (),
         address=address,
         workers=workers,
         quiet=quiet or as_json,

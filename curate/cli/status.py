@@ -2,31 +2,97 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Iterator
-from typing import Annotated
+from contextlib import nullcontext
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from curate.cli.output import clean, columns, count, line, print_json, stdout
 from curate.engine.progress import clock
+from curate.errors import Detached, ExitCode
 from curate.pipeline.status import Status, StepStatus, read_status
 from curate.store.workspace import Workspace
 
 _STYLES = {"done": "green", "running": "bold", "failed": "red", "silent": "yellow", "interrupted": "yellow"}
+_LOOK_S = 2.0
+_LINE_S = 10.0
 
 
 def status(
     workspace: Annotated[str, typer.Argument(help="Workspace of the run: a folder or URL.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on until the run ends, and exit as it did: 0 when it is done.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a machine-readable answer on stdout.")] = False,
 ) -> int:
     """Show how far a run is: one that works now, one that was stopped, or one that is finished."""
-    found = read_status(Workspace(workspace))
+    place, console = Workspace(workspace), stdout()
+    found = _follow(place, console, quiet=as_json) if follow else read_status(place)
     if as_json:
         print_json(found.as_dict())
+    else:
+        show(console, found)
+    return _exit_code(found) if follow else 0
+
+
+def _follow(place: Workspace, console: Console, quiet: bool) -> Status:
+    """Look at a run until it ends: a table that changes on a terminal, a line now and then elsewhere."""
+    seen: dict[str, list[dict[str, Any]]] = {}
+    said, at = "", 0.0
+    try:
+        with (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else nullcontext() as live
+        ):
+            while (found := read_status(place, seen=seen)).state == "running":
+                if quiet:
+                    pass
+                elif live is not None:
+                    live.update(_as_text(console, found), refresh=True)
+                else:
+                    step = found.current
+                    where = f"{step.name} {step.phase}" if step else ""
+                    if where != said or time.monotonic() - at > _LINE_S:
+                        said, at = where, time.monotonic()
+                        line(console, clean(_now(found)))
+                time.sleep(_LOOK_S)
+    except KeyboardInterrupt:
+        raise Detached(f"no longer following; the run goes on: curate status {place.url}") from None
+    return found
+
+
+def _as_text(console: Console, found: Status) -> Text:
+    """What `show` prints, as one piece."""
+    page = Console(
+        file=io.StringIO(), force_terminal=True, width=console.width, highlight=False, markup=False, emoji=False
+    )
+    with page.capture() as shown:
+        show(page, found)
+    return Text.from_ansi(shown.get())
+
+
+def _now(found: Status) -> str:
+    """A line about a run at work."""
+    step = found.current
+    if step is None:
+        return f"{clock(found.seconds)}  {found.name}"
+    what = list(_row(step))[-1]
+    rate = f", {step.samples_per_second:,.0f} samples/s" if step.samples_per_second else ""
+    return f"{clock(found.seconds)}  {step.name}  {what or 'begins'}{rate}"
+
+
+def _exit_code(found: Status) -> int:
+    """As the run's own; a run that fell silent has lost its process."""
+    if found.state == "done":
         return 0
-    show(stdout(), found)
-    return 0
+    if found.state == "silent":
+        return int(ExitCode.ENGINE)
+    return found.exit_code or int(ExitCode.INTERNAL)
 
 
 def show(console: Console, found: Status) -> None:

@@ -79,7 +79,13 @@ class EventLog:
                 self._lines = []
 
 
-def read_events(workspace: Workspace, driver: str) -> list[dict[str, Any]]:
-    """All events of one driver, in order."""
+def read_events(
+    workspace: Workspace, driver: str, seen: dict[str, list[dict[str, Any]]] | None = None
+) -> list[dict[str, Any]]:
+    """All events of one driver, in order. seen: segments by name; one that is there is not read again."""
     names = sorted(name for name in workspace.listing("events") if name.startswith(f"{driver}-"))
-    return [json.loads(line) for name in names for line in workspace.read(f"events/{name}").decode().splitlines()]
+    seen = {} if seen is None else seen
+    for name in names:
+        if name not in seen:
+            seen[name] = [json.loads(line) for line in workspace.read(f"events/{name}").decode().splitlines()]
+    return [event for name in names for event in seen[name]]

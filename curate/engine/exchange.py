@@ -13,9 +13,11 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import polars as pl
@@ -27,8 +29,18 @@ from curate.store.workspace import Workspace
 RUN_BYTES = 256 << 20
 """A run is flushed when its records and vectors reach this size."""
 BUCKET_BYTES = 256 << 20
-"""Aim for the records and vectors of a bucket; a single key may be larger, its vectors are then memory-mapped."""
+"""Aim for the records and vectors of a bucket; vectors of a larger one are memory-mapped."""
+MAX_BUCKETS = 4096
+"""Beyond about so many, buckets cut by weight grow instead: each reads a range of every run, so reads would explode."""
 MAX_PARTS = 200
+NEAR_BYTES = 16 << 10
+"""Read with the header of an array, in case the wanted rows are among them."""
+READERS = 16
+"""Reads of remote storage that are under way at once; together with AHEAD_BYTES."""
+AHEAD_BYTES = 64 << 20
+_BLOCK_BYTES = 16 << 20
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,9 @@ class Buckets:
     def by_weight(weights: NDArray[np.int64], limit: int = BUCKET_BYTES) -> Buckets:
         """Cut keys 0..k-1 greedily into ranges of at most `limit` bytes; a heavier key is alone in its range.
 
-        weights: int64 [k], bytes per key.
+        weights: int64 [k], bytes per key. The limit is raised where it would make more than MAX_BUCKETS full buckets.
         """
+        limit = max(limit, -(-int(weights.sum()) // MAX_BUCKETS))
         bounds, total = [0], 0
         for key, weight in enumerate(weights.tolist()):
             if total and total + weight > limit:
@@ -96,7 +109,8 @@ class Bucket:
     def vectors(self, order: NDArray[np.int64]) -> NDArray[np.float16]:
         """Vectors of rows[order], float16 [len(order), d]; on scratch disk when larger than a bucket should be.
 
-        Memory: one run's share of the bucket, plus the result when it is below BUCKET_BYTES.
+        Memory: one run's share of the bucket (AHEAD_BYTES or one share when remote), plus the result when it is below
+        BUCKET_BYTES.
         """
         if self._position is None:
             raise StorageError("this exchange carries no vectors")
@@ -104,12 +118,15 @@ class Bucket:
         place[order] = np.arange(len(order))
         out: NDArray[np.float16] | None = None
         first = 0
-        for workspace, name, start, stop in self._sources:
-            chunk = read_rows(workspace, name, start, stop)
+        for chunk in _spans(self._sources):
             if out is None:
                 out = _space(len(order), chunk.shape[1])
             to = place[self._position[first : first + len(chunk)]]
-            out[to[to >= 0]] = chunk[to >= 0]
+            wanted = to >= 0
+            if wanted.all():
+                out[to] = chunk
+            else:
+                out[to[wanted]] = chunk[wanted]
             first += len(chunk)
         return np.zeros((0, 1), dtype=np.float16) if out is None else out
 
@@ -122,20 +139,62 @@ def _space(rows: int, dim: int) -> NDArray[np.float16]:
 
 
 def read_rows(workspace: Workspace, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Rows [start, stop) of a `.npy` file, one range read."""
-    with workspace.open(name) as handle:
-        try:
-            version = np.lib.format.read_magic(handle)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(handle)
-        except ValueError as error:
-            raise _damaged(workspace, name, str(error)) from error
-        width = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-        handle.seek(handle.tell() + start * width)
-        data = handle.read((stop - start) * width)
-    if len(data) != (stop - start) * width:
+    """Rows [start, stop) of a `.npy` file: one range read from remote storage, two when far from the header."""
+    try:
+        if workspace.is_local:
+            with workspace.open(name) as handle:
+                shape, dtype, first, last = _extent(handle, start, stop)
+                handle.seek(first)
+                data = handle.read(last - first)
+        else:
+            head = workspace.read_range(name, 0, NEAR_BYTES)
+            shape, dtype, first, last = _extent(io.BytesIO(head), start, stop)
+            data = head[first:last] if last <= len(head) else workspace.read_range(name, first, last)
+    except ValueError as error:
+        raise _damaged(workspace, name, str(error)) from error
+    if len(data) != last - first:
         raise _damaged(workspace, name, "it ends early")
-    return np.frombuffer(data, dtype=dtype).reshape(stop - start, *shape[1:])
+    return np.frombuffer(data, dtype=dtype).reshape(stop - start, *shape)
+
+
+def _extent(handle: BinaryIO, start: int, stop: int) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
+    """Shape of a row, dtype, and the bytes [first, last) of rows [start, stop) of a `.npy`. Raises ValueError."""
+    version = np.lib.format.read_magic(handle)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(handle)
+    width = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+    return shape[1:], dtype, handle.tell() + start * width, handle.tell() + stop * width
+
+
+def _spans(spans: Sequence[tuple[Workspace, str, int, int]]) -> Iterator[NDArray[Any]]:
+    """Rows of each span of a file, in order."""
+    if not spans:
+        return
+    workspace, name, _, _ = spans[0]
+    width = 1 if workspace.is_local else read_rows(workspace, name, 0, 1)[:1].nbytes
+    yield from _ahead(workspace, lambda span: read_rows(*span), spans, lambda span: (span[3] - span[2]) * width)
+
+
+def _ahead(
+    workspace: Workspace, read: Callable[[T], R], items: Sequence[T], nbytes: Callable[[T], int] = lambda _: 0
+) -> Iterator[R]:
+    """What `read` gives for each item, in order; remote ones on threads, since a request mostly waits."""
+    if workspace.is_local or len(items) < 2:
+        yield from map(read, items)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[tuple[Future[R], int]] = deque()
+        held = 0
+        for item in items:
+            size = nbytes(item)
+            while waiting and (len(waiting) >= READERS or held + size > AHEAD_BYTES):
+                future, freed = waiting.popleft()
+                held -= freed
+                yield future.result()
+            waiting.append((pool.submit(read, item), size))
+            held += size
+        for future, _ in waiting:
+            yield future.result()
 
 
 def _damaged(workspace: Workspace, name: str, why: str) -> StorageError:
@@ -172,9 +231,36 @@ def bucket_marker(bucket: int) -> str:
     return f"bucket-{bucket:05d}.json"
 
 
+def _put_sorted(workspace: Workspace, name: str, pieces: list[NDArray[Any]], order: NDArray[np.int64]) -> None:
+    """Write rows `order` of the concatenated pieces as one `.npy`. Memory: a block."""
+    first = pieces[0]
+    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
+    header = {
+        "descr": np.lib.format.dtype_to_descr(first.dtype),
+        "fortran_order": False,
+        "shape": (len(order), *first.shape[1:]),
+    }
+    width = first.dtype.itemsize * int(np.prod(first.shape[1:], dtype=np.int64))
+    size = max(1, _BLOCK_BYTES // max(width, 1))
+    with workspace.create(name) as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for at in range(0, len(order), size):
+            rows = order[at : at + size]
+            block = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
+            owner = np.searchsorted(starts, rows, side="right") - 1
+            for piece in np.unique(owner).tolist():
+                mine = owner == piece
+                block[mine] = pieces[piece][rows[mine] - starts[piece]]
+            out.write(block.reshape(-1).view(np.uint8).data)
+
+
 def write_runs(workspace: Workspace, scratch: str, run: int, records: Iterable[Records], buckets: Buckets) -> int:
-    """Write the records of a group of parts as one run or more; returns the rows. Memory: RUN_BYTES and one part."""
-    runs: list[dict[str, Any]] = []
+    """Write the records of a group of parts as one run or more; returns the rows.
+
+    Memory: RUN_BYTES and one part, and once more the records (not the vectors).
+    """
+    runs: list[dict[str, str | None]] = []
+    offsets: list[NDArray[np.int64]] = []
     held: list[Records] = []
     rows = 0
 
@@ -182,18 +268,17 @@ def write_runs(workspace: Workspace, scratch: str, run: int, records: Iterable[R
         nonlocal held
         if not held:
             return
+        vectors = [r.vectors for r in held if r.vectors is not None]
         table = np.concatenate([r.rows for r in held])
-        order = np.lexsort((table["row"], table["part"], table["key"]))
-        table = table[order]
-        name = f"{scratch}/run-{run:05d}.{len(runs):03d}"
-        _put_array(workspace, f"{name}.rows.npy", table)
-        vectors = None
-        if held[0].vectors is not None:
-            vectors = f"{name}.vectors.npy"
-            _put_array(workspace, vectors, np.concatenate([r.vectors for r in held if r.vectors is not None])[order])
-        offsets = np.searchsorted(table["key"], np.asarray(buckets.bounds, dtype=np.int64)).tolist()
-        runs.append({"rows": f"{name}.rows.npy", "vectors": vectors, "offsets": offsets})
         held = []
+        order = np.lexsort((table["row"], table["part"], table["key"]))
+        name = f"{scratch}/run-{run:05d}.{len(runs):03d}"
+        _put_sorted(workspace, f"{name}.rows.npy", [table], order)
+        if vectors:
+            _put_sorted(workspace, f"{name}.vectors.npy", vectors, order)
+        keys = table["key"][order]
+        offsets.append(np.searchsorted(keys, np.asarray(buckets.bounds, dtype=np.int64)))
+        runs.append({"rows": f"{name}.rows.npy", "vectors": f"{name}.vectors.npy" if vectors else None})
 
     for record in records:
         if len(record.rows):
@@ -202,57 +287,85 @@ def write_runs(workspace: Workspace, scratch: str, run: int, records: Iterable[R
             if sum(r.nbytes for r in held) >= RUN_BYTES:
                 flush()
     flush()
+    if runs:
+        # a row a bucket: a worker reads two rows of every group, however many buckets there are
+        _put_array(workspace, _offsets_file(scratch, run), np.stack(offsets, axis=1).astype(np.int64))
     workspace.put(f"{scratch}/{run_marker(run)}", json.dumps(runs).encode())
     return rows
 
 
+def _offsets_file(scratch: str, run: int) -> str:
+    return f"{scratch}/run-{run:05d}.offsets.npy"
+
+
 def read_bucket(workspace: Workspace, scratch: str, runs: int, bucket: int) -> Bucket:
-    """All records of one bucket from all runs. Memory: its records, not its vectors."""
-    tables, sources, carries = [], [], False
-    for run in range(runs):
-        for entry in _read_json(workspace, f"{scratch}/{run_marker(run)}"):
-            start, stop = entry["offsets"][bucket], entry["offsets"][bucket + 1]
-            if start == stop:
-                continue
-            tables.append(read_rows(workspace, entry["rows"], start, stop))
-            if entry["vectors"] is not None:
-                carries = True
-                sources.append((workspace, entry["vectors"], start, stop))
-    if not tables:
+    """All records of one bucket from all runs. Memory: its records twice, not its vectors."""
+    found: list[tuple[Workspace, str, int, int]] = []
+    sources: list[tuple[Workspace, str, int, int]] = []
+
+    def spans_of(run: int) -> list[tuple[dict[str, str | None], int, int]]:
+        entries = _read_json(workspace, f"{scratch}/{run_marker(run)}")
+        if not entries:
+            return []
+        starts, stops = read_rows(workspace, _offsets_file(scratch, run), bucket, bucket + 2).tolist()
+        return list(zip(entries, starts, stops, strict=True))
+
+    for spans in _ahead(workspace, spans_of, range(runs)):
+        for entry, start, stop in spans:
+            if start < stop:
+                found.append((workspace, str(entry["rows"]), start, stop))
+                if entry["vectors"] is not None:
+                    sources.append((workspace, entry["vectors"], start, stop))
+    if not found:
         return Bucket(np.zeros(0, dtype=[("key", "u4"), ("part", "u4"), ("row", "u4")]))
-    table = np.concatenate(tables)
+    dtype = read_rows(*found[0][:2], 0, 0).dtype
+    table = np.empty(sum(stop - start for *_, start, stop in found), dtype=dtype)
+    at = 0
+    for chunk in _spans(found):
+        table[at : at + len(chunk)] = chunk
+        at += len(chunk)
     order = np.lexsort((table["row"], table["part"], table["key"]))
-    position = np.empty(len(order), dtype=np.int64)
-    position[order] = np.arange(len(order))
-    return Bucket(table[order], sources, position if carries else None)
+    position = None
+    if sources:
+        position = np.empty(len(order), dtype=np.int64)
+        position[order] = np.arange(len(order))
+    return Bucket(table[order], sources, position)
 
 
 def write_back(workspace: Workspace, scratch: str, bucket: int, back: NDArray[Any]) -> None:
-    """Write what a bucket sends back, sorted by (part, row), with an index by part."""
-    back = back[np.lexsort((back["row"], back["part"]))]
-    parts, starts = np.unique(back["part"], return_index=True)
-    _put_array(workspace, f"{scratch}/bucket-{bucket:05d}.npy", back)
-    index = {"parts": parts.tolist(), "starts": [*starts.tolist(), len(back)]}
-    workspace.put(f"{scratch}/{bucket_marker(bucket)}", json.dumps(index).encode())
+    """Write what a bucket sends back, sorted by (part, row), and where each part begins. Memory: one block."""
+    order = np.lexsort((back["row"], back["part"]))
+    _put_sorted(workspace, f"{scratch}/bucket-{bucket:05d}.npy", [back], order)
+    last = int(back["part"].max()) if len(back) else -1
+    starts = np.concatenate([[0], np.cumsum(np.bincount(back["part"], minlength=last + 1))]).astype(np.int64)
+    _put_array(workspace, _starts_file(scratch, bucket), starts)
+    workspace.put(f"{scratch}/{bucket_marker(bucket)}", json.dumps({"last": last}).encode())
+
+
+def _starts_file(scratch: str, bucket: int) -> str:
+    return f"{scratch}/bucket-{bucket:05d}.starts.npy"
 
 
 def read_back(
     workspace: Workspace, scratch: str, buckets: int, parts: Sequence[int]
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """For each part of a contiguous group: its records from all buckets, sorted by row. Memory: the group's records."""
-    tables: list[NDArray[Any]] = []
-    for bucket in range(buckets):
-        index = _read_json(workspace, f"{scratch}/{bucket_marker(bucket)}")
-        first = int(np.searchsorted(index["parts"], parts[0]))
-        last = int(np.searchsorted(index["parts"], parts[-1], side="right"))
-        if first < last:
-            start, stop = index["starts"][first], index["starts"][last]
-            tables.append(read_rows(workspace, f"{scratch}/bucket-{bucket:05d}.npy", start, stop))
+
+    def records_of(bucket: int) -> NDArray[Any] | None:
+        last = _read_json(workspace, f"{scratch}/{bucket_marker(bucket)}")["last"]
+        if parts[0] > last:
+            return None
+        starts = read_rows(workspace, _starts_file(scratch, bucket), parts[0], min(parts[-1], last) + 2)
+        start, stop = int(starts[0]), int(starts[-1])
+        return read_rows(workspace, f"{scratch}/bucket-{bucket:05d}.npy", start, stop) if start < stop else None
+
+    tables = [table for table in _ahead(workspace, records_of, range(buckets)) if table is not None]
     if not tables:
         empty = read_rows(workspace, f"{scratch}/bucket-00000.npy", 0, 0)
         yield from ((part, empty) for part in parts)
         return
     table = np.concatenate(tables)
+    tables.clear()
     table = table[np.lexsort((table["row"], table["part"]))]
     for part in parts:
         start, stop = np.searchsorted(table["part"], [part, part + 1])

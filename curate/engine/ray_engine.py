@@ -1,14 +1,17 @@
-"""The Ray engine: tasks for light work, actors that keep a model for heavy work. The only module that imports ray."""
+"""The Ray engine: tasks for light work, actors that keep a model for heavy work."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
@@ -19,11 +22,13 @@ from ray import cloudpickle
 from curate.engine.base import Done, Failure, Item, Need, Result, attempt
 from curate.engine.reaper import SERVERS, Reaper, end
 from curate.engine.watch import DIED, Watch, name_of, runs
-from curate.errors import EngineError
+from curate.errors import EngineError, Terminated
 
 RETRIES = 3
 """How often an item is tried again when its worker or node dies."""
 _TICK_S = 1.0
+_LOOK_S = 0.02
+"""Ray's servers are looked at no more often than this: a look costs as much as sending an item."""
 _GROW_S = 5.0
 _CONNECT_S = 10.0
 _INLINE_BYTES = 64 << 10
@@ -33,8 +38,15 @@ _INLINE_BYTES = 64 << 10
 class _Worker:
     """An actor that runs any function; state lives in curate.engine.state."""
 
-    def run(self, function: Callable[[Any], Any], item: Any) -> Any:
-        return attempt(function, item)
+    def run(self, folder: str, function: Callable[[Any], Any], item: Any) -> Any:
+        return _attempt_in(folder, function, item)
+
+
+def _attempt_in(folder: str, function: Callable[[Any], Any], item: Any) -> Any:
+    """Call it in the driver's folder, where that exists, so that relative paths mean the same everywhere."""
+    if folder != str(Path.cwd()) and Path(folder).is_dir():
+        os.chdir(folder)
+    return attempt(function, item)
 
 
 class RayEngine:
@@ -49,6 +61,7 @@ class RayEngine:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self.local = address is None
         self.lost = False
+        self._looked = 0.0
         if RayEngine._left_over:
             with contextlib.suppress(Exception):
                 ray.shutdown()
@@ -58,16 +71,9 @@ class RayEngine:
         self._reaper = Reaper() if self.local else None
         self._watch = Watch() if self.local else None
         before = set(psutil.Process().children(recursive=True))
-        common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
         try:
-            if self.local:
-                # Items and results are small; data goes through the store, so a small object store is enough.
-                ray.init(
-                    address="local", num_cpus=workers, include_dashboard=False, object_store_memory=128 << 20, **common
-                )
-            else:
-                _reachable(address)
-                ray.init(address=address, **common)
+            with _own_sigterm():
+                self._connect(address, workers)
         except Exception as error:  # ray raises bare Exceptions here, too
             died = self._watch is not None and self._watch.died
             self._processes, self._servers = [], []
@@ -87,6 +93,17 @@ class RayEngine:
         if self._watch is not None:
             self._watch.started(self._servers)
 
+    def _connect(self, address: str | None, workers: int | None) -> None:
+        common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
+        if address is None:
+            # Items and results are small; data goes through the store, so a small object store is enough.
+            ray.init(
+                address="local", num_cpus=workers, include_dashboard=False, object_store_memory=128 << 20, **common
+            )
+        else:
+            _reachable(address)
+            ray.init(address=address, **common)
+
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], need: Need
     ) -> Iterator[Done[Item, Result]]:
@@ -95,7 +112,7 @@ class RayEngine:
         # Ray ends the whole process at once when it finds its object store gone: what is small stays out of it
         shared = function if len(cloudpickle.dumps(function)) <= _INLINE_BYTES else ray.put(function)
         runner = _Actors if need.state else _Tasks
-        with contextlib.closing(runner(shared, need, self)) as submit:
+        with _stops_as_they_are(), contextlib.closing(runner(shared, need, self)) as submit:
             yield from self._drive(items, submit)
 
     def _drive(self, items: Iterable[Item], submit: _Submitter) -> Iterator[Done[Item, Result]]:
@@ -153,8 +170,9 @@ class RayEngine:
         }
 
     def _check_alive(self) -> None:
-        if not self.lost and any(not runs(server) for server in self._servers):
-            self.lost = True
+        if not self.lost and time.monotonic() - self._looked >= _LOOK_S:
+            self.lost = any(not runs(server) for server in self._servers)
+            self._looked = time.monotonic()
         if self.lost:
             raise EngineError(DIED)
 
@@ -177,6 +195,32 @@ class RayEngine:
             self._reaper.dismiss()
 
 
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray puts one of its own, which would end a run without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as error:  # Ray's handler was called while Ray started
+        raise Terminated from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _stops_as_they_are() -> Iterator[None]:
+    """A signal whose handler raises while ray.wait waits comes out of it as a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt | Terminated):
+            raise error.__cause__ from None
+        raise
+
+
 def _reachable(address: str | None) -> None:
     """Knock first: ray itself would try a wrong address for a minute. Raises OSError."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
@@ -189,6 +233,7 @@ class _Submitter:
 
     def __init__(self, shared: Any, need: Need, engine: RayEngine) -> None:
         self.shared, self.need, self.engine = shared, need, engine
+        self.folder = str(Path.cwd())
         self._slots, self._checked = 0, 0.0
 
     def slots(self) -> int:
@@ -213,12 +258,12 @@ class _Submitter:
 class _Tasks(_Submitter):
     def __init__(self, shared: Any, need: Need, engine: RayEngine) -> None:
         super().__init__(shared, need, engine)
-        self._remote = ray.remote(attempt).options(
+        self._remote = ray.remote(_attempt_in).options(
             num_cpus=need.cpus, num_gpus=need.gpus, max_retries=RETRIES, retry_exceptions=False
         )
 
     def __call__(self, item: Any) -> Any:
-        return self._remote.remote(self.shared, item)
+        return self._remote.remote(self.folder, self.shared, item)
 
 
 class _Actors(_Submitter):
@@ -237,7 +282,7 @@ class _Actors(_Submitter):
             self._pool.append(self._remote.remote())
             self._load.append(0)
             idle = len(self._pool) - 1
-        ref = self._pool[idle].run.remote(self.shared, item)
+        ref = self._pool[idle].run.remote(self.folder, self.shared, item)
         self._load[idle] += 1
         self._of[ref] = idle
         return ref

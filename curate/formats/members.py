@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from curate.errors import InputError
+from curate.formats.parquet import read_rows
 from curate.formats.sources import PartSource
 from curate.store import urls
 
@@ -75,15 +76,19 @@ def read_members(
         if source.kind == "folder":
             for i, row in enumerate(wanted):
                 yield position + i, {m["ext"]: _whole(urls.join(source.root, m["file"]), m["nbytes"]) for m in row}
+        elif source.kind == "parquet":
+            for i, data in read_rows(source.shards[shards[position]], members[position:stop], exts):
+                yield position + i, data
         else:
-            for i, data in _read_shard(source.shards[shards[position]].url, wanted):
+            shard = source.shards[shards[position]]
+            for i, data in _read_shard(shard.url, shard.start, wanted):
                 yield position + i, data
         position = stop
 
 
-def _read_shard(url: str, rows: list[list[dict[str, Any]]]) -> Iterator[tuple[int, dict[str, bytes]]]:
+def _read_shard(url: str, start: int, rows: list[list[dict[str, Any]]]) -> Iterator[tuple[int, dict[str, bytes]]]:
     owners = [(i, m["ext"]) for i, row in enumerate(rows) for m in row]
-    extents = [(m["offset"], m["nbytes"]) for row in rows for m in row]
+    extents = [(start + m["offset"], m["nbytes"]) for row in rows for m in row]
     missing = [len(row) for row in rows]
     partial: dict[int, dict[str, bytes]] = {}
     due = 0
@@ -138,7 +143,7 @@ class _Opened(AbstractContextManager[Callable[[int, int], bytes]]):
                 self._handle.seek(offset)
                 data = self._handle.read(nbytes)
             else:
-                data = self._fs.cat_file(self._path, start=offset, end=offset + nbytes) if nbytes else b""
+                data = self._fs.cat_file(self._path, start=offset, end=offset + nbytes)
         except OSError as err:
             raise urls.unreadable(self._url, err) from err
         return _checked(self._url, data, offset, nbytes)

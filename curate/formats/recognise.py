@@ -5,6 +5,7 @@ What never lives here: reading of samples for a run (index.py), and the pipeline
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curate.errors import InputError
+from curate.formats.archive import list_archive
+from curate.formats.shards import expand_shards
 from curate.formats.tar import TarScan, split_name
 from curate.store import urls
 
@@ -23,6 +26,8 @@ LAYOUTS = (
 )
 PEEK_SAMPLES = 200
 """Samples of the first shard that are looked at."""
+_INNER_BYTES = 8 << 20
+"""Bytes of a tar in a tar that are looked at."""
 _FOLDERS = 50
 """Folders of the first level that are looked into."""
 _CAPTIONS = ("caption", "text", "txt", "title", "captions", "alt_text")
@@ -67,8 +72,8 @@ def recognise(source: str) -> Recognised:
     """
     source = source.rstrip("/") or "/"
     if source.endswith(".txt"):
-        urls.info(source)
-        return Recognised("shards", source, "a list of shards", 0, None, None)
+        shards = [_File(shard.url, shard.rel, shard.nbytes) for shard in expand_shards(source)]
+        return _tars(shards, source, ())
     if urls.split_protocol(source)[0] in ("http", "https"):
         return _file(_File(source, source.rsplit("/", 1)[-1], int(urls.info(source)["size"] or 0)))
     record = urls.info(source)
@@ -182,26 +187,30 @@ class _Peek:
 
 
 def _peek(url: str) -> _Peek:
-    peek, key = _Peek(), None
     with urls.open_read(url) as handle:
-        scan = TarScan(handle, max_member_bytes=1 << 20, wanted=lambda raw: raw.endswith(b".json"))
-        for raw, offset, nbytes, data in scan:
-            if raw.lower().endswith(b".tar"):
-                peek.inner = raw.decode("utf-8", "replace")
+        return _scan(url, handle)
+
+
+def _scan(url: str, handle: Any) -> _Peek:
+    peek, key = _Peek(), None
+    scan = TarScan(handle, max_member_bytes=1 << 20, wanted=lambda raw: raw.endswith(b".json"))
+    for raw, offset, nbytes, data in scan:
+        if raw.lower().endswith(b".tar"):
+            peek.inner = raw.decode("utf-8", "replace")
+            break
+        named = split_name(raw)
+        if named is None:
+            continue
+        if named[0] != key:
+            if peek.samples == PEEK_SAMPLES:
+                peek.whole = False
                 break
-            named = split_name(raw)
-            if named is None:
-                continue
-            if named[0] != key:
-                if peek.samples == PEEK_SAMPLES:
-                    peek.whole = False
-                    break
-                key = named[0]
-                peek.samples += 1
-            peek.exts[named[1]] += 1
-            peek.nbytes = offset + nbytes
-            if data is not None:
-                _note_fields(peek, data)
+            key = named[0]
+            peek.samples += 1
+        peek.exts[named[1]] += 1
+        peek.nbytes = offset + nbytes
+        if data is not None:
+            _note_fields(peek, data)
     if not peek.samples and peek.inner is None:
         raise InputError(f"{url} holds no samples ({scan.end.detail or scan.end.reason}); point at a shard that does.")
     return peek
@@ -239,8 +248,7 @@ def _tars(shards: list[_File], location: str, names: Iterable[str]) -> Recognise
     if peek.inner is not None:
         if len(shards) > 1:
             raise InputError(f"{location}: {len(shards)} tars of tars; give one of them, such as {first.url}.")
-        what = "a tar of tars, one for each class, as ImageNet is distributed"
-        return Recognised("archive", first.url, what, 1, total, None)
+        return _archive(first)
     images = [ext for ext in IMAGES if peek.exts[ext]]
     if not images:
         there = ", ".join(sorted(peek.exts))
@@ -267,6 +275,16 @@ def _tars(shards: list[_File], location: str, names: Iterable[str]) -> Recognise
         "shards", location, what, len(shards), total, round(peek.samples * max(1.0, share)), options,
         _types(peek.fields), tuple(notes),
     )  # fmt: skip
+
+
+def _archive(file: _File) -> Recognised:
+    shards = list_archive(file.url)
+    inner = io.BytesIO(urls.read_range(file.url, shards[0].start, min(shards[0].nbytes, _INNER_BYTES)))
+    peek = _scan(f"{file.url} ({shards[0].rel})", inner)
+    seen = shards[0].nbytes if peek.whole and shards[0].nbytes <= _INNER_BYTES else peek.nbytes
+    samples = round(peek.samples * max(1.0, sum(shard.nbytes for shard in shards) / max(1, seen)))
+    what = "a tar of tars, one for each class, as ImageNet is distributed"
+    return Recognised("archive", file.url, what, len(shards), file.nbytes, samples)
 
 
 # --- the others -------------------------------------------------------------------------------------------------------

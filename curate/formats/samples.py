@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import polars as pl
 
+from curate.formats.fields import FIELD_TYPES, fit
+from curate.formats.labels import LabelSource, labels_of
 from curate.formats.tar import check_name, printable, split_name
 from curate.store.images import ImageInfo, probe
 from curate.store.uids import make_uid
@@ -38,10 +42,12 @@ INDEX_SCHEMA: dict[str, pl.DataType] = {
 }
 #: Every value of ``status``. Where several apply, the earlier one in this order is given.
 STATUSES = (
-    "ok", "bad_name", "unsafe_name", "scattered_members", "duplicate_key", "cut_tar", "too_many_bytes",
-    "missing_image", "empty_image", "not_an_image", "bad_image", "too_many_pixels", "bad_json", "missing_caption",
-    "bad_caption", "bad_label",
+    "ok", "not_downloaded", "bad_name", "unsafe_name", "scattered_members", "duplicate_key", "cut_tar",
+    "too_many_bytes", "missing_image", "empty_image", "not_an_image", "bad_image", "too_many_pixels", "bad_json",
+    "missing_caption", "bad_caption", "bad_label",
 )  # fmt: skip
+#: Statuses that say what an earlier tool left out: such samples are dropped, but nothing is wrong with the input.
+UPSTREAM_STATUSES = ("not_downloaded",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,8 @@ class IndexOptions:
     """How members are read. Extensions are compared in lower case; ``image_exts`` are in order of preference.
 
     ``caption_ext`` None: no captions. Limits: pixels of an image, bytes of any member, bytes of a text member.
+    ``fields``: further columns as (name, type), see fields.py. ``labels``: a table for samples without a label.
+    ``embeddings``: the folder, where the input is one of ready embeddings.
     """
 
     input_name: str
@@ -59,6 +67,14 @@ class IndexOptions:
     max_pixels: int = 100_000_000
     max_member_bytes: int = 256 << 20
     max_text_bytes: int = 16 << 20
+    fields: tuple[tuple[str, str], ...] = ()
+    labels: LabelSource | None = None
+    embeddings: str | None = None
+
+
+def index_schema(options: IndexOptions) -> dict[str, pl.DataType]:
+    """Columns of the index group under these options: :data:`INDEX_SCHEMA`, then ``fields`` in their order."""
+    return INDEX_SCHEMA | {name: FIELD_TYPES[kind] for name, kind in options.fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,9 @@ class PartNotes:
     """What rows cannot say: shards that broke, members that are no sample's.
 
     ``skipped``: members that are no regular files, by kind. ``ignored``: regular members without a key (no extension,
-    hidden, webdataset's ``__meta__``) with the first ten of their names.
+    hidden, webdataset's ``__meta__``) with the first ten of their names. ``misfits``: values of another type than
+    their field has, by field. ``unlabelled``: samples without a label of their own that the table of labels does not
+    name, with the first ten of their keys. ``more``: notes of a layout of its own, as JSON objects with a ``kind``.
     """
 
     rows: int
@@ -94,12 +112,17 @@ class PartNotes:
     skipped: dict[str, int] = field(default_factory=dict)
     ignored: int = 0
     ignored_names: tuple[str, ...] = ()
+    misfits: dict[str, int] = field(default_factory=dict)
+    unlabelled: int = 0
+    unlabelled_keys: tuple[str, ...] = ()
+    more: tuple[dict[str, Any], ...] = ()
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """What is worth a line in the report, as JSON objects with a ``kind``.
 
         ``shard``: a broken shard (the fields of ShardProblem, and ``lossy``). ``ignored``: members that belong to no
         sample. ``skipped``: members that are no regular files, by type; directories are normal and left out.
+        ``fields``: values that do not have the type of their field. ``labels``: samples that found no label.
         """
         notes: list[dict[str, Any]] = [{"kind": "shard", **p.as_dict(), "lossy": p.lossy} for p in self.problems]
         if self.ignored:
@@ -107,7 +130,11 @@ class PartNotes:
         odd = {kind: n for kind, n in sorted(self.skipped.items()) if kind != "directory"}
         if odd:
             notes.append({"kind": "skipped", "members": sum(odd.values()), "types": odd})
-        return notes
+        if self.misfits:
+            notes.append({"kind": "fields", "values": dict(sorted(self.misfits.items()))})
+        if self.unlabelled:
+            notes.append({"kind": "labels", "samples": self.unlabelled, "keys": list(self.unlabelled_keys)})
+        return notes + list(self.more)
 
 
 class Draft:
@@ -135,7 +162,12 @@ class Reader:
         self.caption = options.caption_ext.lower() if options.caption_ext else None
         self.label = options.label_ext.lower() if options.label_ext else None
         self.wanted = {*self.images, "json", *(e for e in (self.caption, self.label) if e)}
-        self.columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA}
+        self.schema = index_schema(options)
+        self.columns: dict[str, list[Any]] = {name: [] for name in self.schema}
+        self.table = labels_of(options.labels) if options.labels else None
+        self.misfits: Counter[str] = Counter()
+        self.unlabelled: list[str] = []
+        self.unlabelled_count = 0
 
     @property
     def rows(self) -> int:
@@ -162,8 +194,18 @@ class Reader:
         elif data is not None:
             draft.texts[ext] = data
 
-    def finish(self, draft: Draft, rel: str, shard: int, folder_label: str | None = None) -> None:
-        """Write the row of a sample whose members are all there."""
+    def finish(
+        self,
+        draft: Draft,
+        rel: str,
+        shard: int,
+        folder_label: str | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the row of a sample whose members are all there.
+
+        ``given``: what is known of the sample by name (uid, label, license, fields), in place of a json member.
+        """
         problems: list[tuple[str, str | None]] = []
         if draft.name_problem:
             problems.append(draft.name_problem)
@@ -179,31 +221,77 @@ class Reader:
             problems.append(("missing_image", f"no member ends in {wanted}; it has {has}"))
         elif image and image.status != "ok":
             problems.append((image.status, image.detail))
-        fields = self._json(draft, problems)
+        fields = self._json(draft, problems) if given is None else given
         caption = self._text(draft, self.caption, "bad_caption", problems)
         if caption is None and self.options.caption_required and self.caption not in draft.exts:
             problems.append(("missing_caption", f"no member ends in {self.caption or 'the caption extension'}"))
         label = self._text(draft, self.label, "bad_label", problems)
         label = label.strip() or None if label is not None else folder_label or _scalar(fields.get("label"))
+        if self.table is not None and label is None:
+            label = self._look_up(printable(draft.key))
         license_ = fields.get("license")
         hi, lo, source = make_uid(_json_uid(fields.get("uid")), self.options.input_name, rel, draft.key)
         status, detail = problems[0] if problems else ("ok", None)
         values = (
             hi, lo, printable(draft.key), shard, draft.members, ext, image and image.format, image and image.width,
             image and image.height, sha256, caption, label, _clean(license_) if isinstance(license_, str) else None,
-            source and _clean(source), status, detail,
+            source and _clean(source), status, detail, *self._fields(fields),
         )  # fmt: skip
         for column, value in zip(self.columns.values(), values, strict=True):
             column.append(value)
 
+    def absent(
+        self, key: bytes, rel: str, shard: int, status: str, detail: str | None, given: Mapping[str, Any]
+    ) -> None:
+        """Write the row of a sample that has no members: uid, caption, label, license and fields are as ``given``."""
+        caption = given.get("caption") if self.caption else None
+        license_ = given.get("license")
+        hi, lo, source = make_uid(_json_uid(given.get("uid")), self.options.input_name, rel, key)
+        values = (
+            hi, lo, printable(key), shard, [], None, None, None, None, None,
+            _clean(caption) if isinstance(caption, str) else None, _scalar(given.get("label")),
+            _clean(license_) if isinstance(license_, str) else None, source and _clean(source), status, detail,
+            *self._fields(given),
+        )  # fmt: skip
+        for column, value in zip(self.columns.values(), values, strict=True):
+            column.append(value)
+
+    def notes(self, notes: PartNotes) -> PartNotes:
+        """The notes of a layout, with what every layout has to tell."""
+        return replace(
+            notes,
+            misfits=dict(self.misfits),
+            unlabelled=self.unlabelled_count,
+            unlabelled_keys=tuple(self.unlabelled),
+        )
+
     def frame(self) -> pl.DataFrame:
-        """All rows so far, as a frame of :data:`INDEX_SCHEMA`."""
+        """All rows so far, as a frame of :func:`index_schema`."""
         return _frame(self)
 
     def flag(self, row: int, status: str, detail: str) -> None:
         """Give a written row a status, unless its name is bad already."""
         if self.columns["status"][row] not in ("bad_name", "unsafe_name"):
             self.columns["status"][row], self.columns["detail"][row] = status, detail
+
+    def _look_up(self, key: str) -> str | None:
+        assert self.table is not None
+        label = self.table.get(key)
+        if label is None:
+            self.unlabelled_count += 1
+            if len(self.unlabelled) < 10:
+                self.unlabelled.append(key)
+        return label
+
+    def _fields(self, found: Mapping[str, Any]) -> list[Any]:
+        """Values of the further columns; one of another type is null and counted."""
+        values = []
+        for name, kind in self.options.fields:
+            value, fits = fit(kind, found.get(name))
+            if not fits:
+                self.misfits[name] += 1
+            values.append(value)
+        return values
 
     def _json(self, draft: Draft, problems: list[tuple[str, str | None]]) -> dict[str, Any]:
         data = draft.texts.get("json")
@@ -231,7 +319,7 @@ class Reader:
 def _frame(reader: Reader) -> pl.DataFrame:
     """The rows as a frame. Members are built flat and grouped: a list of dicts a row would take half the time."""
     columns = {name: values for name, values in reader.columns.items() if name != "members"}
-    schema = {name: kind for name, kind in INDEX_SCHEMA.items() if name != "members"}
+    schema = {name: kind for name, kind in reader.schema.items() if name != "members"}
     members = reader.columns["members"]
     flat = [m for row in members for m in row]
     lists = (
@@ -247,7 +335,7 @@ def _frame(reader: Reader) -> pl.DataFrame:
     rows = pl.DataFrame({"row": pl.int_range(len(members), dtype=pl.UInt32, eager=True)})
     joined = rows.join(lists, on="row", how="left", maintain_order="left")["members"]
     frame = pl.DataFrame(columns, schema=schema, strict=True).with_columns(members=joined)
-    return frame.with_columns(pl.col("members").fill_null([])).select(list(INDEX_SCHEMA))
+    return frame.with_columns(pl.col("members").fill_null([])).select(list(reader.schema))
 
 
 def _json_uid(value: Any) -> str | None:

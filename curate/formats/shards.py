@@ -15,11 +15,11 @@ _PATTERN = re.compile(r"[{*?\[]")
 _WILD = re.compile(r"[*?\[]")
 
 
-def expand_shards(spec: str | Sequence[str]) -> list[ShardInfo]:
+def expand_shards(spec: str | Sequence[str], suffix: str = ".tar") -> list[ShardInfo]:
     """All shards that ``spec`` names, in order: as given, sorted within a glob or a folder.
 
-    ``spec``: a URL with braces and globs, a folder (its ``*.tar``), a ``.txt`` file of URLs (one a line, ``#`` starts
-    a comment, relative ones are relative to the file), or a list of any of these.
+    ``spec``: a URL with braces and globs, a folder (its files that end in ``suffix``), a ``.txt`` file of URLs (one a
+    line, ``#`` starts a comment, relative ones are relative to the file), or a list of any of these.
 
     ``rel``, which enters the uid, is the path relative to the folder before the first brace or wildcard (for a plain
     name: to the name's folder; for a folder: to it), so appending shards never changes it. Where two patterns give
@@ -33,7 +33,7 @@ def expand_shards(spec: str | Sequence[str]) -> list[ShardInfo]:
     for pattern in _patterns([spec] if isinstance(spec, str) else list(spec)):
         root = _fixed_root(pattern)
         for url in urls.expand_braces(pattern):
-            names = _expand_one(url, listings)
+            names = _expand_one(url, listings, suffix)
             folder = names != [url] and not _PATTERN.search(pattern)
             found.extend((name, pattern if folder else root) for name in names)
     if not found:
@@ -86,7 +86,7 @@ def _fixed_root(pattern: str) -> str:
     return head.rsplit("/", 1)[0] + "/" if "/" in head else "./" if urls.split_protocol(pattern)[0] == "file" else ""
 
 
-def _expand_one(url: str, listings: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+def _expand_one(url: str, listings: dict[str, dict[str, dict[str, Any]]], suffix: str) -> list[str]:
     """A glob or folder to its shards; a plain URL to itself."""
     if url.startswith(("http://", "https://")):
         return [url]
@@ -95,20 +95,25 @@ def _expand_one(url: str, listings: dict[str, dict[str, dict[str, Any]]]) -> lis
         if _WILD.search(path):
             names = fs.glob(path, detail=True)
             records = {n: r for n, r in names.items() if r["type"] == "file"}
-        elif url.endswith(".tar") or not fs.isdir(path):
+        elif url.endswith(suffix) or not fs.isdir(path):
             return [url]
         else:
             records = {r["name"]: r for r in fs.ls(path, detail=True) if r["type"] == "file"}
-            records = {n: r for n, r in records.items() if n.endswith(".tar")}
+            records = {n: r for n, r in records.items() if n.endswith(suffix)}
     except OSError as err:
         raise urls.unreadable(url, err) from err
     if not records:
-        what = "matches no file" if _WILD.search(path) else "holds no .tar file"
+        what = "matches no file" if _WILD.search(path) else f"holds no {suffix} file"
         raise InputError(f"{url} {what}; check the path (an image folder is given as input.folder).")
     for name, record in records.items():
         listings.setdefault(name.rsplit("/", 1)[0], {})[name] = record
     prefix = "" if urls.is_local(fs) else urls.split_protocol(url)[0] + "://"
     return [prefix + name.lstrip("/") if prefix else name for name in sorted(records)]
+
+
+def records_of(names: Sequence[str]) -> list[dict[str, Any] | None]:
+    """Size and etag record of each of many URLs, None when missing. Raises InputError where storage does not answer."""
+    return _records(list(names), {})
 
 
 def _records(shards: list[str], listings: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any] | None]:

@@ -14,11 +14,35 @@ AUTO_PART_SHARDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveEnd:
+    """What is to be told of a tar of tars: how it ended if not well (as in TarEnd), and members that are no tars."""
+
+    name: str
+    reason: str | None = None
+    offset: int = 0
+    detail: str = ""
+    ignored: int = 0
+    ignored_names: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """A file beside a shard that tells more of it: what it is (``table``, ``stats``), where, its bytes, its etag."""
+
+    kind: str
+    url: str
+    nbytes: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShardInfo:
     """One tar or table: where it is, its path relative to the input root (part of the uid), size in bytes, etag.
 
     ``start``: byte of the file at which it begins, for a tar inside a tar. ``label``: class of all its samples.
-    ``sidecars``: tables beside it, by what they are, as (url, etag); see img2dataset.py.
+    ``ends``: what is to be told of the archive around it, on the last of its tars. ``sidecars``: a downloader's files
+    beside it, see img2dataset.py; None when they are not looked for, () when there are none.
     """
 
     url: str
@@ -27,7 +51,8 @@ class ShardInfo:
     etag: str
     start: int = 0
     label: str | None = None
-    sidecars: tuple[tuple[str, str, str], ...] = ()
+    ends: ArchiveEnd | None = None
+    sidecars: tuple[Sidecar, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +116,20 @@ class PartSource:
     def _contents(self) -> Iterator[tuple[str, int, str]]:
         for shard in self.shards:
             yield shard.rel, shard.nbytes, shard.etag
+            if shard.sidecars == ():
+                yield f"{shard.rel}\0none", 0, ""
+            for sidecar in shard.sidecars or ():
+                yield f"{shard.rel}\0{sidecar.kind}", sidecar.nbytes, sidecar.etag
         for group in self.files:
             for file in group.files:
                 yield f"{group.key}\0{file.rel}", file.nbytes, file.etag
 
 
-def plan_parts(shards: Sequence[ShardInfo], shards_per_part: int | Literal["auto"] = "auto") -> list[PartSource]:
+def plan_parts(
+    shards: Sequence[ShardInfo],
+    shards_per_part: int | Literal["auto"] = "auto",
+    kind: Literal["tar", "parquet", "embeddings"] = "tar",
+) -> list[PartSource]:
     """Group consecutive shards into parts.
 
     ``auto`` closes a part as soon as it has 128 MiB or 1,000 shards, greedily from the start, so appended shards can
@@ -112,8 +145,8 @@ def plan_parts(shards: Sequence[ShardInfo], shards_per_part: int | Literal["auto
         group.append(shard)
         nbytes += shard.nbytes
         if len(group) >= limit or (shards_per_part == "auto" and nbytes >= AUTO_PART_BYTES):
-            parts.append(PartSource(len(parts), "tar", tuple(group)))
+            parts.append(PartSource(len(parts), kind, tuple(group)))
             group, nbytes = [], 0
     if group:
-        parts.append(PartSource(len(parts), "tar", tuple(group)))
+        parts.append(PartSource(len(parts), kind, tuple(group)))
     return parts

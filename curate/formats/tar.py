@@ -89,13 +89,15 @@ class TarEnd:
     ``end``: an end-of-archive mark, nothing after it. ``no_end_mark``: the file stops at a member boundary without the
     mark, so it may have been cut there. ``trailing_data``: something follows the mark (concatenated archives?).
     ``cut``: the file stops inside a header or a member. ``garbage``: a damaged header after good members.
-    ``empty``: no bytes, or only zero blocks. ``not_a_tar``, ``compressed``: not readable at all.
+    ``empty``: no bytes, or only zero blocks. ``not_a_tar``, ``compressed``: not readable at all. ``extent``: offset
+    and declared size of the data of that member.
     """
 
     reason: EndReason
     offset: int
     detail: str = ""
     raw_name: bytes | None = None
+    extent: tuple[int, int] | None = None
 
     @property
     def clean(self) -> bool:
@@ -130,13 +132,20 @@ class TarScan:
     Memory: one member of at most ``max_member_bytes`` bytes, plus one extension header of at most 1 MiB.
     ``wanted(raw_name)`` false: the data is skipped and ``Member.data`` is None. A member larger than the limit is
     skipped too (``nbytes`` tells). After iteration ``end`` says how the archive ended and ``skipped`` counts what was
-    not a regular member, by kind. Archive damage never raises; errors of the file object do.
+    not a regular member, by kind. ``skip(n)`` passes over up to n bytes without reading them, where the file object
+    can. Archive damage never raises; errors of the file object do.
     """
 
     def __init__(
-        self, fileobj: Readable, *, max_member_bytes: int = 256 << 20, wanted: Callable[[bytes], bool] | None = None
+        self,
+        fileobj: Readable,
+        *,
+        max_member_bytes: int = 256 << 20,
+        wanted: Callable[[bytes], bool] | None = None,
+        skip: Callable[[int], int] | None = None,
     ) -> None:
         self._read = fileobj.read
+        self._jump = skip
         self._max = max_member_bytes
         self._wanted = wanted
         self._pos = 0
@@ -277,7 +286,11 @@ class TarScan:
     def _skip(self, size: int, name: bytes | None) -> None:
         start, left = self._pos, size
         while left:
-            got = len(self._exact(min(left, _CHUNK)))
+            if self._jump is None:
+                got = len(self._exact(min(left, _CHUNK)))
+            else:
+                got = self._jump(left)
+                self._pos += got
             if not got:
                 raise self._cut(start, size, size - left, name)
             left -= got
@@ -291,7 +304,7 @@ class TarScan:
     def _cut(self, offset: int, size: int, got: int, name: bytes | None) -> _StopScan:
         what = "a member" if name is None else repr(name.decode("utf-8", "backslashreplace"))
         detail = f"the file stops inside {what} at byte {offset + got}: {got} of {size} bytes are there"
-        return _StopScan(TarEnd("cut", offset + got, detail, name))
+        return _StopScan(TarEnd("cut", offset + got, detail, name, None if name is None else (offset, size)))
 
     def _number(self, field: bytes, at: int) -> int:
         value = _parse_number(field)

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
+from curate.formats.archive import open_window
+from curate.formats.img2dataset import Downloads
 from curate.formats.samples import Draft, PartNotes, Reader, ShardProblem
-from curate.formats.sources import PartSource
-from curate.formats.tar import TarEnd, TarScan, check_name, printable, split_name
+from curate.formats.sources import PartSource, ShardInfo
+from curate.formats.tar import Readable, TarEnd, TarScan, check_name, printable, split_name
 from curate.store import urls
 
 
 def index_tars(source: PartSource, reader: Reader) -> PartNotes:
     """Rows of all shards of one part, each read once, front to back; a cut shard gives its readable prefix.
 
-    Raises InputError when a shard cannot be opened or read. Memory: one member, the text members of one sample.
+    Behind the rows of a shard come those of samples that its downloader failed to get, if it left a table.
+    Raises InputError when a shard cannot be opened or read. Memory: one member, the text members of one sample; a
+    remote tar inside a tar 8 MiB, a downloader's table a few columns of it.
     """
     options = reader.options
     problems: list[ShardProblem] = []
     skipped: Counter[str] = Counter()
     ignored: list[str] = []
     ignored_count = 0
+    downloads = Downloads(reader)
     for ordinal, shard in enumerate(source.shards):
         first_row = reader.rows
         try:
-            with urls.open_read(shard.url) as handle:
+            with _open(shard) as handle:
                 scan = TarScan(handle, max_member_bytes=options.max_member_bytes, wanted=reader.is_wanted)
-                for raw in _read_shard(reader, scan, shard.rel, ordinal):
+                for raw in _read_shard(reader, scan, shard, ordinal):
                     ignored_count += 1
                     if len(ignored) < 10:
                         ignored.append(printable(raw))
@@ -37,10 +43,22 @@ def index_tars(source: PartSource, reader: Reader) -> PartNotes:
         if not scan.end.clean:
             end = scan.end
             problems.append(ShardProblem(shard.rel, end.reason, end.offset, end.detail, reader.rows - first_row))
-    return PartNotes(reader.rows, tuple(problems), dict(skipped), ignored_count, tuple(ignored))
+        if (archive := shard.ends) is not None:
+            skipped.update(dict(archive.skipped))
+            ignored_count += archive.ignored
+            ignored = [*ignored, *archive.ignored_names][:10]
+            if archive.reason is not None:
+                problems.append(ShardProblem(archive.name, archive.reason, archive.offset, archive.detail, 0))
+        if shard.sidecars is not None:
+            downloads.add(shard, ordinal, first_row)
+    return PartNotes(reader.rows, tuple(problems), dict(skipped), ignored_count, tuple(ignored), more=downloads.notes())
 
 
-def _read_shard(reader: Reader, scan: TarScan, rel: str, ordinal: int) -> Iterator[bytes]:
+def _open(shard: ShardInfo) -> AbstractContextManager[Readable]:
+    return closing(open_window(shard.url, shard.start, shard.nbytes)) if shard.start else urls.open_read(shard.url)
+
+
+def _read_shard(reader: Reader, scan: TarScan, shard: ShardInfo, ordinal: int) -> Iterator[bytes]:
     """Rows of one shard; yields the names of members that are no sample's. Memory: one row number a key."""
     draft: Draft | None = None
     rows: dict[bytes, list[int]] = {}
@@ -48,7 +66,7 @@ def _read_shard(reader: Reader, scan: TarScan, rel: str, ordinal: int) -> Iterat
     def close() -> None:
         if draft is not None:
             rows.setdefault(draft.key, []).append(reader.rows)
-            reader.finish(draft, rel, ordinal)
+            reader.finish(draft, shard.rel, ordinal, shard.label)
 
     for raw, offset, nbytes, data in scan:
         named = split_name(raw)

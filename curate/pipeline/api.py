@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,20 @@ from rich.console import Console
 from curate.engine.auth import choose_auth
 from curate.engine.base import Engine, InlineEngine
 from curate.engine.events import EventLog
-from curate.errors import CurateError, InputError, SpecError
+from curate.engine.job import copied_folder
+from curate.errors import CurateError, ExitCode, InputError, SpecError, Terminated
 from curate.formats.sources import PartSource
+from curate.pipeline import lazy, letters
+from curate.pipeline.added_lists import with_lists
 from curate.pipeline.execute import Executor, StepResult
 from curate.pipeline.load import Loaded, load
 from curate.pipeline.plan import Plan, make_plan
 from curate.pipeline.reporting import Reporter
+from curate.pipeline.retries import Retried
 from curate.pipeline.runfile import RunFile, StepRecord, read_run, versions
+from curate.pipeline.vectors import Vectors
 from curate.stages import registry
 from curate.stages.embed import EmbedStage
-from curate.store.columns import part_file, read_vectors
 from curate.store.groups import Group
 from curate.store.workspace import Workspace
 
@@ -41,10 +46,12 @@ def prepare(
     overrides: Sequence[str] = (),
     limit_shards: int | None = None,
     sample: float | None = None,
+    allow: Sequence[str] = (),
+    deny: Sequence[str] = (),
 ) -> tuple[Loaded, Plan]:
     """Read and check a pipeline, and plan it. Raises SpecError, InputError, ModelError; writes nothing."""
     configs = {kind: stage.Config for kind, stage in registry().items()}
-    loaded = load(source, registry=configs, overrides=overrides)
+    loaded = with_lists(load(source, registry=configs, overrides=overrides), allow, deny)
     plan = make_plan(
         loaded.spec,
         limit_shards=limit_shards,
@@ -61,6 +68,9 @@ def run(
     overrides: Sequence[str] = (),
     limit_shards: int | None = None,
     sample: float | None = None,
+    retry_failed: bool = False,
+    allow: Sequence[str] = (),
+    deny: Sequence[str] = (),
     address: str | None = None,
     workers: int | None = None,
     quiet: bool = True,
@@ -69,19 +79,35 @@ def run(
     """Run a pipeline to its end, reusing whatever of it is stored already.
 
     source: path or URL of a pipeline file, or the same as a dict. overrides: texts such as "stages.prune.keep=0.3".
-    limit_shards, sample: pilot runs on the first shards or a share of the samples. address: a Ray cluster; otherwise a
-    local Ray with `workers` CPUs (default: all) is started and stopped; workers=0 runs everything in this process.
+    limit_shards, sample: pilot runs on the first shards or a share of the samples. retry_failed: samples that were set
+    aside before are tried again; `record.retried` says what came of it. allow, deny: files of uids for a `lists` stage
+    right before the release. address: a Ray cluster; otherwise a local Ray
+    with `workers` CPUs (default: all) is started and stopped; workers=0 runs everything in this process.
     Raises SpecError, InputError, ModelError before work starts; StorageError and EngineError later. A bad sample is not
     an error: see `Run.quarantined`.
     """
-    loaded, plan = prepare(source, overrides=overrides, limit_shards=limit_shards, sample=sample)
+    loaded, plan = prepare(
+        source, overrides=overrides, limit_shards=limit_shards, sample=sample, allow=allow, deny=deny
+    )
+    _refuse_copy(plan.workspace)
     plan.workspace.check_writable()
     console = console or Console(stderr=True, quiet=quiet, markup=False, emoji=False, highlight=False)
+    retry = letters.find(plan) if retry_failed else None
     engine = _engine(plan, address, workers)
     try:
-        return _run(loaded, plan, engine, console, quiet, limit_shards, sample)
+        return _run(loaded, plan, engine, console, quiet, limit_shards, sample, retry)
     finally:
         engine.close()
+
+
+def _refuse_copy(workspace: Workspace) -> None:
+    """In a Ray job the working directory is a copy that Ray deletes: a run kept there would be lost."""
+    copy = copied_folder()
+    if copy is not None and workspace.is_local and Path(workspace.path()).is_relative_to(copy):
+        raise SpecError(
+            f"workspace {workspace.url} lies in the job's copy of its working directory, which Ray deletes; give an "
+            "absolute path that every machine sees, or a URL: --set workspace=/shared/run"
+        )
 
 
 def _engine(plan: Plan, address: str | None, workers: int | None) -> Engine:
@@ -104,12 +130,15 @@ def _run(
     quiet: bool,
     limit_shards: int | None,
     sample: float | None,
+    retry: letters.Letters | None,
 ) -> Run:
     workspace = plan.workspace
     _resolve_devices(plan, engine)
     driver = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
     events = EventLog(workspace, driver)
     reporter = Reporter(console, events, quiet)
+    if retry is not None:
+        letters.begin(plan, retry, engine, reporter)
     record = RunFile(
         name=plan.spec.name,
         plan=plan.fingerprint,
@@ -156,11 +185,16 @@ def _run(
                 if not record.rows:
                     raise InputError(_nothing(record))
         record.status = "done"
+        record.retried = letters.finish(plan) or (None if retry is None else Retried())
     except KeyboardInterrupt:
-        record.status, record.error = "interrupted", "stopped by the user"
+        record.status, record.error, record.exit_code = "interrupted", "stopped by the user", int(ExitCode.INTERRUPTED)
+        raise
+    except Terminated:
+        record.status, record.error, record.exit_code = "interrupted", "stopped by SIGTERM", int(ExitCode.TERMINATED)
         raise
     except BaseException as error:
         record.status, record.error = "failed", str(error)
+        record.exit_code = int(error.exit_code if isinstance(error, CurateError) else ExitCode.INTERNAL)
         for entry in record.steps:
             if entry.status == "running":
                 entry.status = "failed"
@@ -192,15 +226,14 @@ def _note(record: RunFile, entry: StepRecord, result: StepResult, executor: Exec
     entry.status = "done"
     entry.seconds = round(result.seconds, 3)
     entry.reused_parts, entry.parts = result.reused_parts, result.parts
-    entry.facts |= result.sink
+    entry.facts |= result.sink | result.facts
     record.rows = executor.rows
     if result.group is not None:
         entry.reasons = result.group.counts
         record.notes += [
             {"step": entry.name, "part": part.part, **note} for part in result.group.parts for note in part.notes
         ]
-        if result.group.quarantines:
-            record.quarantined += sum(entry.reasons.values())
+        record.quarantined += sum(entry.set_aside.values())
     if entry.rows_before is None:
         entry.rows_before = executor.rows
     entry.rows_after = executor.alive_now
@@ -221,7 +254,9 @@ def line_of(entry: StepRecord) -> str:
     before, after = entry.rows_before or 0, entry.rows_after or 0
     gone = f"-{before - after:,}" if before != after else ""
     reused = f"   stored before: {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
-    return f"  {entry.name:<14}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}"
+    taken = entry.facts.get("rows_taken_over")
+    taken = f"   taken over: {taken:,} rows" if taken else ""
+    return f"  {entry.name:<14}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
 
 
 def open_run(workspace: str) -> Run:
@@ -239,7 +274,7 @@ class Run:
     @property
     def release(self) -> str | None:
         """URL of the release, if the pipeline writes one."""
-        return next((str(s.facts["url"]) for s in self.record.steps if "url" in s.facts), None)
+        return next((str(s.facts["url"]) for s in self.record.steps if "manifest_sha256" in s.facts), None)
 
     @property
     def quarantined(self) -> int:
@@ -260,30 +295,21 @@ class Run:
         """
         frames = []
         for step in steps:
-            group = self.group(step)
-            names = [f"{group.folder}/{part_file(part.part, part.fingerprint)}" for part in group.parts]
-            frame = pl.concat([self._scan(name) for name in names])
+            frame = lazy.scan(self.workspace, self.group(step))
             frames.append(frame if len(steps) == 1 else frame.select(pl.all().name.prefix(f"{step}.")))
         return frames[0] if len(frames) == 1 else pl.concat(frames, how="horizontal")
 
-    def _scan(self, name: str) -> pl.LazyFrame:
-        if self.workspace.is_local:
-            return pl.scan_parquet(self.workspace.path(name), glob=False)
-        return pl.scan_parquet(self.workspace.read(name))
+    def vectors(self, step: str, which: str = "image") -> Vectors:
+        """All vectors of a step as one read-only array on disk, float16 [n, d]; opening it reads nothing."""
+        return Vectors(self.workspace, self.group(step), which)
 
-    def vectors(self, step: str, which: str = "image") -> NDArray[np.float16]:
-        """All vectors of a step, float16 [n, d]; `vec_row` of a part counts within that part. Memory: all of them.
-
-        A run of one part on local disk is memory-mapped; `vector_parts` goes part by part.
-        """
-        parts = list(self.vector_parts(step, which))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def vector_rows(self, step: str, which: str = "image") -> pl.LazyFrame:
+        """One column, `vector_row` (Int64), a row a sample: its row in `vectors(step, which)`, null without one."""
+        return lazy.vector_rows(self.workspace, self.group(step), which)
 
     def vector_parts(self, step: str, which: str = "image") -> Iterator[NDArray[np.float16]]:
-        """Packed vectors of each part in order, float16 [n, d]; memory-mapped on local disk."""
-        group = self.group(step)
-        for part in group.parts:
-            yield read_vectors(self.workspace, group.folder, part.part, part.fingerprint, which)
+        """Packed vectors of each part in order, float16 [n, d], memory-mapped; as `vectors(step, which).parts()`."""
+        return self.vectors(step, which).parts()
 
     def artifacts(self, step: str) -> dict[str, Any]:
         """Artifacts of a step by name: centroids, concepts, diagnostics."""

@@ -29,8 +29,11 @@ _WHOLE = re.compile(r"[A-Za-z0-9_-]+\.([0-9a-f]{12})\.(npy|parquet|json)\Z")
 _RUN = re.compile(r"[0-9a-f]{12}\.json\Z")
 _EVENTS = re.compile(r"(.+)-\d{5,}\.jsonl\Z")
 _TEMPORARY = re.compile(r"\.(.+\.[0-9a-f]{8}\.tmp|probe-[0-9a-f]{8})\Z")
-_RELEASE = re.compile(r"(\d{5,}\.tar|\d{5,}_stats\.json|sizes\.json|manifest\.json)\Z")
+_RELEASE = re.compile(r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|manifest)\.json|sample_ids\.npy)\Z")
 _RELEASE_TABLES = ("samples.parquet", "dropped.parquet")
+_EMBEDDINGS = re.compile(
+    r"(embeddings\.json|(img_emb/img|text_emb/text)_emb_\d{4,}\.npy|metadata/metadata_\d{4,}\.parquet)\Z"
+)
 _TABLE = re.compile(r"\d{5,}\.parquet\Z")
 TEMPORARY_S = 600.0
 """A temporary file younger than this may still be written to."""
@@ -127,7 +130,8 @@ class _Cleaner:
             elif folder == "scratch":
                 self._scratch()
             elif folder in self.releases or any(folder in spec for spec in self.specs):
-                self._temporary(folder, *(f"{folder}/{inner}" for inner in _RELEASE_TABLES))
+                inner = [*_RELEASE_TABLES, "img_emb", "text_emb", "metadata"]
+                self._temporary(folder, *(f"{folder}/{name}" for name in inner))
             elif folder in self.wholes:
                 self._named(folder)
                 self._temporary(folder)
@@ -235,7 +239,7 @@ class _Cleaner:
 def _ours(path: str) -> bool:
     """Whether curate gives such a name to a file of a step's folder or of a release."""
     folder, _, name = path.rpartition("/")
-    if _TEMPORARY.match(name):
+    if _TEMPORARY.match(name) or _EMBEDDINGS.match(path):
         return True
     if folder:
         return folder in _RELEASE_TABLES and bool(_TABLE.match(name))

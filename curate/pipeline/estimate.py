@@ -15,6 +15,8 @@ from curate.store.columns import part_file
 
 BYTES_PER_SAMPLE = 60_000
 """Assumed before the index is there, unless the input is smaller than one sample a shard."""
+BYTES_PER_ROW = 1_600
+"""Assumed of ready embeddings: 768 numbers in float16, and their metadata."""
 RATES = {"index": 12_000.0, "embed": 25.0, "release": 6_500.0}
 """Samples a second of one worker, measured on one core of an AMD EPYC: index and release with samples of 15 kB, embed
 with the packaged EfficientNet-Lite0 on photos."""
@@ -67,7 +69,8 @@ def _rows(plan: Plan) -> tuple[int, bool]:
         from curate.store.columns import read_entry
 
         return sum(read_entry(plan.workspace, index.folder, i, fp).rows for i, fp in enumerate(index.parts)), True
-    return max(len(plan.sources), plan.nbytes // BYTES_PER_SAMPLE), False
+    bare = bool(plan.sources) and plan.sources[0].kind == "embeddings"
+    return max(len(plan.sources), plan.nbytes // (BYTES_PER_ROW if bare else BYTES_PER_SAMPLE)), False
 
 
 def _measured(plan: Plan) -> dict[str, float]:
@@ -81,7 +84,7 @@ def _measured(plan: Plan) -> dict[str, float]:
     return {
         step.name: float(step.rows_before / step.seconds)
         for step in record.steps
-        if step.status == "done" and step.rows_before and step.seconds and not step.reused_parts
+        if step.status == "done" and step.rows_before and step.seconds and step.computed_all
     }
 
 
@@ -116,9 +119,13 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
         rows / measured if measured else _seconds(step, rows, at_once, [s for s in plan.steps if s.kind == "cluster"])
     )
     vectors = rows * 2 * DIM
-    nbytes = {"embed": vectors + rows * 8, "release": plan.nbytes}.get(
-        step.kind, rows * _COLUMN_BYTES.get(step.kind, 12)
-    )
+    bare = bool(plan.sources) and plan.sources[0].kind == "embeddings"
+    nbytes = {
+        "embed": vectors + rows * 8,
+        "read_embeddings": plan.nbytes if bare else vectors,
+        "write_embeddings": plan.nbytes if bare else vectors,
+        "release": rows * 60 if bare else plan.nbytes,
+    }.get(step.kind, rows * _COLUMN_BYTES.get(step.kind, 12))
     scratch = {"dedup": vectors + rows * 60, "cluster": min(rows, 1_000_000) * 2 * DIM}.get(
         step.kind, rows * _SCRATCH.get(step.kind, 0)
     )
@@ -154,7 +161,7 @@ def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
             )
         if kind == "dedup" and "prune" in names[:at]:
             found.append(f"{name} comes after prune: quotas went to duplicates, the total is no longer exact")
-        if kind == "embed" and not {"cluster", "filter"} & set(names[at:]):
+        if kind in ("embed", "read_embeddings") and not {"cluster", "filter", "write_embeddings"} & set(names[at:]):
             found.append(f"no later stage uses the vectors of {name}")
         if kind == "prune" and "dedup" not in names[:at]:
             found.append(f"{name} has no dedup before it: duplicates will take up quota")
@@ -163,6 +170,6 @@ def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
             "the time of embed is that of the packaged EfficientNet-Lite0 on a CPU; a pilot (--limit-shards 1) in this "
             "workspace gives the next plan your own rate"
         )
-    if "release" not in names:
+    if not {"release", "write_embeddings"} & set(names):
         found.append("no release stage: the run decides which samples stay but writes no dataset")
     return found

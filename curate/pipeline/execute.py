@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,19 @@ from curate.pipeline import jobs
 from curate.pipeline.plan import Plan, Step, layer
 from curate.pipeline.reporting import Reporter
 from curate.stages.base import Stage, Totals
+from curate.stages.part import Twin
 from curate.stages.sink import Lost, Sink
 from curate.store.artifacts import marker
 from curate.store.columns import PartEntry, part_file
+from curate.store.contents import write_contents
 from curate.store.groups import Group, group_file, read_group, write_group
 from curate.store.workspace import Workspace
 
 JobArguments = tuple[Workspace, str, Stage[Any], str, str]
 """What every job begins with: workspace, step, stage, folder, fingerprint of the whole."""
 LIGHT = Need(cpus=1.0)
+_PART = re.compile(r"part-(\d{5,})\.([0-9a-f]{12})\.parquet")
+_CONTENTS = re.compile(r"contents\.[0-9a-f]{12}\.parquet")
 
 
 @dataclass
@@ -39,6 +44,8 @@ class StepResult:
     parts: int
     """Parts in all, or units of a sink."""
     sink: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, int] = field(default_factory=dict)
+    """Counts of the work done in this run."""
 
 
 class Executor:
@@ -86,19 +93,21 @@ class Executor:
         missing = [index for index in range(len(files)) if index not in there]
         if step.stage.has_reduce() and marker(step.whole) not in listing:
             self._reduce(step, job)
-        buckets = self._exchange(step, job) if step.stage.has_exchange() and missing else None
-        fingerprints = dict(enumerate(step.parts))
+        # where parts depend on earlier ones only, all of them may be stored while the tables of this input are not
+        open_tables = step.stage.depends == "earlier" and group_file(step.group) not in listing
+        buckets = self._exchange(step, job) if step.stage.has_exchange() and (missing or open_tables) else None
         entries: dict[int, PartEntry] = {}
-        stored = [self._parts(step, group) for group in _groups(sorted(there), 1)]
-        for entry in self._map(step, "reading", jobs.ReadEntries(*job, fingerprints), stored, LIGHT, quiet=True):
-            entries.update({e.part: e for e in entry})
+        stored = [self._parts(step, [index]) for index in sorted(there)]
+        for read in self._map(step, "reading", jobs.ReadEntries(*job), stored, LIGHT, quiet=True):
+            entries.update({entry.part: entry for entry in read})
         size = 1 if buckets is None else len(exchange.part_groups(len(files))[0])
-        todo = [self._parts(step, group) for group in _groups(missing, size)]
-        need = _need(step)
-        others = _other_states(listing, missing) if step.stage.reuses_rows else {}
-        work = jobs.MapParts(*job, fingerprints, buckets, others)
-        for entry in self._map(step, "", work, todo, need, done=len(there)):
-            entries.update({e.part: e for e in entry})
+        twins, contents = _stored_rows(step, listing, missing)
+        todo = [self._parts(step, group, twins=twins) for group in _groups(missing, size)]
+        facts: Counter[str] = Counter()
+        work = jobs.MapParts(*job, buckets, contents)
+        for mapped in self._map(step, "", work, todo, _need(step), done=len(there)):
+            entries.update({entry.part: entry for entry in mapped.entries})
+            facts.update(mapped.facts)
         group = Group(
             step=step.name,
             kind=step.kind,
@@ -111,10 +120,12 @@ class Executor:
             quarantines=step.stage.quarantines,
             parts=[entries[index] for index in range(len(files))],
         )
+        if step.stage.reuses_rows:
+            write_contents(workspace, step.folder, step.whole, group.parts)
         write_group(workspace, group)
         workspace.sweep(step.folder)
         workspace.remove(f"scratch/{step.folder}")
-        return StepResult(group, time.monotonic() - start, len(there), len(files))
+        return StepResult(group, time.monotonic() - start, len(there), len(files), facts=dict(facts))
 
     def _totals(self, step: Step) -> Totals:
         layers = []
@@ -214,8 +225,19 @@ class Executor:
 
     # --- one map ------------------------------------------------------------------------------------------------------
 
-    def _parts(self, step: Step, indices: list[int], run: int = 0) -> jobs.Parts:
-        return jobs.Parts(tuple(self.plan.part(index, step.name) for index in indices), run)
+    def _parts(
+        self, step: Step, indices: list[int], run: int = 0, twins: Mapping[int, tuple[Twin, ...]] | None = None
+    ) -> jobs.Parts:
+        parts = (
+            replace(
+                self.plan.part(index, step.name),
+                fingerprint=step.parts[index],
+                twins=(twins or {}).get(index, ()),
+                retry=index in step.again,
+            )
+            for index in indices
+        )
+        return jobs.Parts(tuple(parts), run)
 
     def _map(
         self,
@@ -244,15 +266,23 @@ class Executor:
         return int(np.sum([self.alive_parts[p.index] for p in item.parts])) if isinstance(item, jobs.Parts) else 0
 
 
-def _other_states(listing: Iterable[str], missing: list[int]) -> dict[int, tuple[str, ...]]:
-    """Fingerprints of the stored states of parts that are to be computed."""
-    wanted, found = set(missing), dict[int, list[str]]()
+def _stored_rows(
+    step: Step, listing: Iterable[str], missing: list[int]
+) -> tuple[dict[int, tuple[Twin, ...]], tuple[str, ...]]:
+    """Where stored rows may be found for parts that are to be computed: other states of each, and the tables of what
+    parts hold which content. Nothing for a stage that reuses no rows.
+    """
+    if not step.stage.reuses_rows:
+        return {}, ()
+    wanted, found, tables = set(missing), dict[int, list[Twin]](), []
     for name in sorted(listing):
-        if match := re.fullmatch(r"part-(\d+)\.([0-9a-f]+)\.parquet", name):
+        if match := _PART.fullmatch(name):
             part = int(match[1])
             if part in wanted:
-                found.setdefault(part, []).append(match[2])
-    return {part: tuple(fingerprints) for part, fingerprints in found.items()}
+                found.setdefault(part, []).append(Twin(step.folder, part, match[2]))
+        elif _CONTENTS.fullmatch(name):
+            tables.append(name)
+    return {part: tuple(twins) for part, twins in found.items()}, tuple(tables)
 
 
 def _groups(indices: list[int], size: int) -> list[list[int]]:

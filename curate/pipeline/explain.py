@@ -19,8 +19,10 @@ from curate.formats.sources import PartSource
 from curate.pipeline.api import Run
 from curate.pipeline.load import load
 from curate.pipeline.plan import input_sources
+from curate.pipeline.retries import read_retries
 from curate.pipeline.runfile import StepRecord
 from curate.stages import registry
+from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS, Layout
 from curate.stages.uids import PREFIXES
 from curate.store.artifacts import read_artifacts
 from curate.store.columns import part_file, read_columns
@@ -75,6 +77,8 @@ class Story:
     steps: list[StepStory]
     release: str | None
     """URL of the shard of the release that holds it."""
+    released_as: str | None
+    """Name of its members there, without extensions."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -202,11 +206,11 @@ class _Teller:
                 listed, _ = input_sources(load(record.spec, registry=configs).spec, record.limit_shards)
         except CurateError:
             return {}  # the input has moved: shards are then called by number
-        own = self.index.folder.rpartition("@")[2]
+        own, retries = self.index.folder.rpartition("@")[2], read_retries(self.workspace)
         return {
             source.part: source
             for source, entry in zip(listed, self.index.parts, strict=False)
-            if fingerprint(own, [source.identity()], "") == entry.fingerprint
+            if entry.fingerprint in retries.states(self.index.folder, fingerprint(own, [source.identity()], ""))
         }
 
     def shard(self, part: int, ordinal: int | None) -> str:
@@ -214,12 +218,12 @@ class _Teller:
         source = self.sources.get(part)
         if source is None or ordinal is None:
             return f"shard {ordinal or 0} of part {part}"
-        return source.shards[ordinal].rel if source.kind == "tar" else source.root
+        return source.shards[ordinal].rel if source.shards else source.root
 
     def _shard_names(self, part: int, ordinal: int | None) -> set[str]:
         source = self.sources.get(part)
         names = {self.shard(part, ordinal)}
-        if source is not None and source.kind == "tar" and ordinal is not None:
+        if source is not None and source.shards and ordinal is not None:
             names |= {source.shards[ordinal].url, source.shards[ordinal].rel.rpartition("/")[2]}
         return names
 
@@ -248,7 +252,8 @@ class _Teller:
             detail=base["detail"],
             alive=alive,
             steps=steps,
-            release=self._release(part, row) if alive else None,
+            release=(release := self._release(part, row) if alive else None),
+            released_as=None if release is None else self._layout.key(uid),
         )
 
     def _step(self, record: StepRecord, part: int, row: int) -> StepStory:
@@ -269,6 +274,8 @@ class _Teller:
                 evidence[name] = other
         if record.kind == "filter":
             evidence["where"] = group.config.get("where")
+        if record.kind == "lists":
+            evidence |= {name: group.config.get(name) for name in ("column", "allow", "deny")}
         if record.kind == "prune" and values.get("score") is not None:
             evidence |= self._quota(record, group, part, row, values["score"])
         hidden = {*_BOOKKEEPING, "uid_hi", "uid_lo", "members", "key", "shard", "vec_row", "text_row"}
@@ -318,6 +325,11 @@ class _Teller:
     def _number(self, record: StepRecord) -> int:
         return self.run.record.steps.index(record)
 
+    @cached_property
+    def _layout(self) -> Layout:
+        there = Workspace(str(self.run.release)).exists(SAMPLE_IDS)
+        return LAYOUTS["datacomp" if there else "webdataset"]
+
     def _release(self, part: int, row: int) -> str | None:
         """The shard of the release: samples keep the order of the input, and sizes.json says where shards are cut."""
         url = self.run.release
@@ -344,5 +356,6 @@ def _json(workspace: Workspace, name: str) -> dict[str, int]:
 
 def _input_of(run: Run) -> str:
     given = run.record.spec.get("input", {})
-    found = given.get("shards") or given.get("folder") if isinstance(given, dict) else given
+    layouts = ("shards", "folder", "archive", "parquet", "embeddings")
+    found = next((given[name] for name in layouts if given.get(name)), None) if isinstance(given, dict) else given
     return ", ".join(map(str, found)) if isinstance(found, list) else str(found)

@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import InputError, StorageError
+from curate.formats.datacomp import SUBSET, Subset, count_distinct, first_unsorted, uid_at
 from curate.formats.index import index_part
 from curate.formats.samples import IndexOptions
 from curate.formats.sources import PartSource, ShardInfo
@@ -77,6 +78,8 @@ def _file(place: Workspace, name: str, path: str, nbytes: int, rows: int) -> dic
         return {"kind": "table", "bytes": nbytes} | _table(_parquet(place.read(name), path), rows)
     if name.endswith(".npy"):
         array = _array(place, name)
+        if array.dtype == SUBSET and array.ndim == 1:
+            return {"kind": "uids", "bytes": nbytes} | _uids(array, rows)
         facts = {"kind": "array", "bytes": nbytes, "dtype": str(array.dtype), "shape": list(array.shape)}
         return facts | _first(array, rows)
     raise InputError(f"{path} is nothing that curate knows: it inspects {KINDS}")
@@ -263,6 +266,17 @@ def _array(place: Workspace, name: str) -> NDArray[Any]:
         return np.load(io.BytesIO(place.read(name)), allow_pickle=False)  # type: ignore[no-any-return]
     except (ValueError, OSError, EOFError) as error:
         raise StorageError(f"{place.where(name)} cannot be read as a numpy array: {error}") from error
+
+
+def _uids(subset: Subset, rows: int) -> dict[str, Any]:
+    """A DataComp subset file. Memory: a few MiB, as it is read in order."""
+    unsorted = first_unsorted(subset)
+    return {
+        "rows": len(subset),
+        "distinct": count_distinct(subset) if unsorted is None else None,
+        "first_unsorted": unsorted,
+        "first": [uid_at(subset, row) for row in range(min(rows, len(subset)))],
+    }
 
 
 def _first(array: NDArray[Any], rows: int) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,12 @@ from numpy.typing import NDArray
 
 from curate.engine import exchange
 from curate.engine.state import keep
-from curate.errors import StorageError
 from curate.stages.base import Again, Columns, Stage, Totals, with_alive
-from curate.stages.part import Layer, Part
+from curate.stages.part import Part, Twin
 from curate.stages.sink import Sink, Unit
 from curate.store.artifacts import Artifact, read_artifacts, write_artifacts
 from curate.store.columns import PartEntry, PartMeta, read_entry, write_part
-from curate.store.fingerprint import combine
+from curate.store.contents import alike, read_contents, smallest
 from curate.store.workspace import Workspace
 
 STATE_FILE = "state.npz"
@@ -70,11 +71,9 @@ class Job:
 class ReadEntries(Job):
     """Look at parts that an earlier run committed."""
 
-    fingerprints: dict[int, str]
-
     def __call__(self, item: Parts) -> list[PartEntry]:
         """Footers of the parts."""
-        return [read_entry(self.workspace, self.folder, p.index, self.fingerprints[p.index]) for p in item.parts]
+        return [read_entry(self.workspace, self.folder, part.index, part.fingerprint) for part in item.parts]
 
 
 @dataclass(frozen=True)
@@ -178,52 +177,74 @@ def table_file(bucket: int, whole: str) -> str:
 
 
 @dataclass(frozen=True)
+class Mapped:
+    """What became of a few parts: their footers, and counts of the work done."""
+
+    entries: list[PartEntry] = field(default_factory=list)
+    facts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
 class MapParts(Job):
     """The map shape, and the last third of an exchange."""
 
-    fingerprints: dict[int, str]
     buckets: int | None = None
-    others: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """Fingerprints of other stored states of a part, for stages that reuse rows."""
+    contents: tuple[str, ...] = ()
+    """Tables that say which stored parts hold which content, for stages that reuse rows."""
 
-    def __call__(self, item: Parts) -> list[PartEntry]:
+    def __call__(self, item: Parts) -> Mapped:
         """Compute and commit the step's columns of a few parts."""
         stage, artifacts = self.opened()
-        if self.buckets is None:
-            return [self._one(stage, part, artifacts, None) for part in item.parts]
-        back = exchange.read_back(self.workspace, self.scratch, self.buckets, [part.index for part in item.parts])
-        return [self._one(stage, part, artifacts, rows) for part, (_, rows) in zip(item.parts, back, strict=True)]
+        mapped = Mapped()
+        back: Iterator[tuple[int, NDArray[Any] | None]] = ((part.index, None) for part in item.parts)
+        if self.buckets is not None:
+            back = exchange.read_back(self.workspace, self.scratch, self.buckets, [part.index for part in item.parts])
+        for part, (_, rows) in zip(item.parts, back, strict=True):
+            mapped.entries.append(self._one(stage, part, artifacts, rows, mapped.facts))
+        return mapped
 
     def _one(
-        self, stage: Stage[Any], part: Part, artifacts: dict[str, Artifact], back: NDArray[Any] | None
+        self,
+        stage: Stage[Any],
+        part: Part,
+        artifacts: dict[str, Artifact],
+        back: NDArray[Any] | None,
+        facts: Counter[str],
     ) -> PartEntry:
-        inputs = combine(part.layer(name).fingerprint for name in stage.reads())
-        part = replace(part, twins=self._twins(part, inputs))
+        if self.contents:
+            part = replace(part, twins=(*part.twins, *self._alike(stage, part)))
         columns = stage.map(part, artifacts, back)
+        facts.update(columns.facts)
         frame, alive, counts = _finished(stage, part, columns)
         meta = PartMeta(
             step=self.step,
             part=part.index,
-            fingerprint=self.fingerprints[part.index],
-            inputs=inputs,
+            fingerprint=part.fingerprint,
             rows=frame.height,
             alive=alive,
             counts=counts,
             notes=columns.notes,
+            contents=_contents(stage, part, frame),
         )
         return write_part(self.workspace, self.folder, meta, frame, columns.vectors)
 
-    def _twins(self, part: Part, inputs: str) -> tuple[Layer, ...]:
-        found = []
-        for fingerprint in self.others.get(part.index, ()):
-            try:
-                meta = read_entry(self.workspace, self.folder, part.index, fingerprint)
-            except StorageError:
-                continue  # damaged: then its rows are computed anew
-            if meta.inputs == inputs:
-                names = tuple(self.stage.schema())
-                found.append(Layer(self.step, self.stage.kind, self.folder, fingerprint, names, self.stage.drops))
-        return tuple(found)
+    def _alike(self, stage: Stage[Any], part: Part) -> Iterator[Twin]:
+        """Other parts that hold some of the content of this one: shards were put in or taken out before it."""
+        table = _tables(self.workspace, self.folder, self.contents)
+        there = {(twin.part, twin.fingerprint) for twin in part.twins}
+        for number, fingerprint in alike(table, stage.contents(part)["content_hi"]) if table.height else ():
+            if (number, fingerprint) not in there:
+                yield Twin(self.folder, number, fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _tables(workspace: Workspace, folder: str, names: tuple[str, ...]) -> pl.DataFrame:
+    return read_contents(workspace, folder, names)
+
+
+def _contents(stage: Stage[Any], part: Part, frame: pl.DataFrame) -> list[str]:
+    """Of the rows that this state knows something of."""
+    return smallest(frame["content_hi"].filter(pl.Series(part.alive))) if stage.reuses_rows else []
 
 
 def _finished(stage: Stage[Any], part: Part, columns: Columns) -> tuple[pl.DataFrame, int | None, dict[str, int]]:

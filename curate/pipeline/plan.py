@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate, repeat
+from typing import Any, Literal
 
 import polars as pl
 
 from curate.errors import CurateError, ExitCode, ModelError, SpecError
+from curate.formats.archive import list_archive
+from curate.formats.clip_retrieval import list_embeddings
 from curate.formats.folder import list_folder
+from curate.formats.img2dataset import with_sidecars
+from curate.formats.labels import open_labels
 from curate.formats.samples import IndexOptions
-from curate.formats.shards import expand_shards
+from curate.formats.shards import expand_shards, records_of
 from curate.formats.sources import PartSource, plan_parts
 from curate.pipeline.locate import Place
 from curate.pipeline.problems import Path, Problem, SpecProblems
+from curate.pipeline.retries import Retries, read_retries
 from curate.pipeline.spec import PipelineSpec, StageEntry, references_of
 from curate.stages import STAGES, registry
 from curate.stages.base import Context, Stage
@@ -34,8 +40,14 @@ class Step:
     folder: str
     alive_from: str | None
     """Name of the nearest earlier step that drops samples."""
+    own: str = ""
+    """Fingerprint of what holds for all parts: kind, version, options, folders read."""
+    inputs: list[Step] = field(default_factory=list)
+    """Earlier steps whose columns decide the result, the nearest that drops included."""
     parts: list[str] = field(default_factory=list)
     """Fingerprint of each part."""
+    again: set[int] = field(default_factory=set)
+    """Parts that were tried again (--retry-failed)."""
     whole: str = ""
     """Fingerprint of all parts and artifacts read: names what a reduce or an exchange makes."""
 
@@ -60,6 +72,8 @@ class Plan:
     steps: list[Step]
     total_shards: int
     """Shards of the input before --limit-shards."""
+    retries: Retries = field(default_factory=Retries)
+    """Parts of this workspace that were tried again."""
 
     def step(self, name: str) -> Step:
         """A step by name."""
@@ -118,7 +132,7 @@ def make_plan(
     workspace = Workspace(spec.workspace)
     sources, total = input_sources(spec, limit_shards)
     options = input_options(spec, sources)
-    plan = Plan(spec, workspace, sources, [], total)
+    plan = Plan(spec, workspace, sources, [], total, read_retries(workspace))
     failures: list[tuple[int, str, CurateError]] = []
     for number, entry in enumerate(spec.stages):
         for name, stage_class, config in _expanded(entry, sample):
@@ -179,7 +193,7 @@ def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: Stage
     references = resolve_references(plan.steps, name, config)
     stage = stage_class(config, Context(name, plan.spec.seed, options, references, schema, plan.spec.name))
     alive = next((s for s in reversed(plan.steps) if s.stage.drops), None)
-    step = Step(name, stage, "", alive.name if alive else None, [""] * len(plan.sources))
+    step = Step(name, stage, "", alive.name if alive else None, parts=[""] * len(plan.sources))
     plan.steps.append(step)
     stage.check()
     if most := stage.needs_samples():
@@ -189,27 +203,41 @@ def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: Stage
     hashed = config.model_dump(mode="json", exclude={"name", *references, *stage.not_hashed})
     hashed |= {option: plan.step(to).folder if to else None for option, to in references.items()}
     seed = plan.spec.seed if stage.uses_seed else None
-    own = fingerprint(stage.kind, stage.VERSION, hashed, stage.identity(), seed, [read.folder for read in reads])
+    step.own = fingerprint(stage.kind, stage.VERSION, hashed, stage.identity(), seed, [read.folder for read in reads])
     # what a sink works with stays apart from what it writes: the release is complete in itself
-    step.folder = f"{name}-work@{own}" if isinstance(stage, Sink) else f"{name}@{own}"
-    inputs = list(reads)
-    if alive is not None and stage.sees_alive and alive not in inputs:
-        inputs.append(alive)
-    step.whole = fingerprint(
-        own,
-        combine(part for read in inputs for part in read.parts),
-        [read.whole for read in reads if read.stage.has_reduce()],
-    )
-    spread = step.whole if stage.has_reduce() or stage.has_exchange() else ""
-    step.parts = [
-        fingerprint(own, [read.parts[index] for read in inputs] if inputs else [source.identity()], spread)
-        for index, source in enumerate(plan.sources)
-    ]
+    step.folder = f"{name}-work@{step.own}" if isinstance(stage, Sink) else f"{name}@{step.own}"
+    step.inputs = list(reads)
+    if alive is not None and stage.sees_alive and alive not in step.inputs:
+        step.inputs.append(alive)
+    name_states(plan, step)
+
+
+def name_states(plan: Plan, step: Step, again: Container[int] = ()) -> None:
+    """Fingerprints of a step from those of the steps before it. again: parts to be tried once more; they are noted in
+    `plan.retries` and so get another fingerprint than any stored state.
+    """
+    artifacts = [read.whole for read in step.inputs if read.name in step.stage.reads() and read.stage.has_reduce()]
+    step.whole = fingerprint(step.own, combine(part for read in step.inputs for part in read.parts), artifacts)
+    apart = step.stage.depends == "part" or not (step.stage.has_reduce() or step.stage.has_exchange())
+    spread: Iterator[str] = repeat("" if apart else step.whole)
+    if step.stage.depends == "earlier" and step.inputs and not step.stage.has_reduce():
+        spread = accumulate(zip(*(read.parts for read in step.inputs), strict=True), fingerprint, initial="")
+        spread = (fingerprint(before, artifacts) for before in spread)
+    step.again.clear()
+    for index, (source, mixed) in enumerate(zip(plan.sources, spread, strict=False)):
+        read = [read.parts[index] for read in step.inputs] if step.inputs else [source.identity()]
+        first = fingerprint(step.own, read, mixed)
+        if index in again:
+            plan.retries.again(step.folder, first)
+        if plan.retries.generation(step.folder, first):
+            step.again.add(index)
+        step.parts[index] = plan.retries.state(step.folder, first)
 
 
 def _check_enough(plan: Plan, name: str, most: int) -> None:
     """Refuse what cannot be, before work starts: a sample in a tar takes two blocks of 512 bytes at the least."""
-    there = sum(len(source.files) if source.kind == "folder" else source.nbytes // 1024 for source in plan.sources)
+    least = {"tar": 1024}  # a row of a table may take next to nothing
+    there = sum(len(s.files) if s.kind == "folder" else s.nbytes // least.get(s.kind, 1) for s in plan.sources)
     if most > there:
         raise SpecError(f"stage {name} needs {most:,} samples, but the input cannot hold more than {there:,}; lower it")
 
@@ -242,14 +270,19 @@ def input_options(spec: PipelineSpec, sources: Sequence[PartSource]) -> IndexOpt
         label_ext=given.label,
         max_pixels=given.max_pixels,
         max_member_bytes=given.max_bytes,
+        fields=tuple(given.fields.items()),
+        labels=open_labels(given.labels) if given.labels is not None else None,
+        embeddings=given.embeddings,
     )
 
 
 def _folder_name(sources: Sequence[PartSource]) -> str | None:
-    """Name of the input's root folder: part of uids, so it must not change with the pipeline's name."""
+    """Name of the input's root folder, or of its archive: part of uids, so it must not change with the pipeline's."""
     if not sources:
         return None
     first = sources[0]
+    if first.shards and first.shards[0].start:  # a tar inside a tar: the outer one is the collection
+        return first.shards[0].url.rpartition("/")[2].removesuffix(".tar") or None
     root = first.root if first.kind == "folder" else first.shards[0].url.removesuffix(first.shards[0].rel)
     return root.rstrip("/").rpartition("/")[2] or None
 
@@ -260,6 +293,16 @@ def input_sources(spec: PipelineSpec, limit: int | None) -> tuple[list[PartSourc
     if given.folder is not None:
         parts = list(list_folder(given.folder, given.image_extensions, given.files_per_part).parts)
         return (parts if limit is None else parts[:limit]), len(parts)
-    shards = expand_shards(list(given.shard_list))
+    kind: Literal["tar", "parquet", "embeddings"] = "tar"
+    if given.embeddings is not None:
+        shards, kind = list_embeddings(given.embeddings), "embeddings"
+    elif given.parquet is not None:
+        shards, kind = expand_shards(list(given.shard_list), ".parquet"), "parquet"
+    elif given.archive is not None:
+        shards = list_archive(given.archive)
+    else:
+        shards = expand_shards(list(given.shard_list))
     kept = shards if limit is None else shards[:limit]
-    return plan_parts(kept, given.shards_per_part), len(shards)
+    if given.shards is not None:
+        kept = with_sidecars(kept, given.upstream, records_of)
+    return plan_parts(kept, given.shards_per_part, kind), len(shards)

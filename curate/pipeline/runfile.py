@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from curate.errors import StorageError
+from curate.formats.samples import UPSTREAM_STATUSES
+from curate.pipeline.retries import Retried
 from curate.store.groups import Group, read_group
 from curate.store.records import parse_record
 from curate.store.workspace import Workspace
@@ -36,7 +38,17 @@ class StepRecord(BaseModel):
     seconds: float | None = None
     reused_parts: int = 0
     parts: int = 0
-    facts: dict[str, Any] = Field(default_factory=dict, description="resolved batch size, device; what a sink wrote")
+    facts: dict[str, Any] = Field(default_factory=dict, description="how it ran, rows computed; what a sink wrote")
+
+    @property
+    def computed_all(self) -> bool:
+        """Whether all of the step's work was done in this run, so that its time is that of its rows."""
+        return not self.reused_parts and not self.facts.get("rows_taken_over")
+
+    @property
+    def set_aside(self) -> dict[str, int]:
+        """Rows quarantined here, by reason: dropped for an error that is not an earlier tool's."""
+        return {why: n for why, n in self.reasons.items() if self.quarantines and why not in UPSTREAM_STATUSES}
 
 
 class RunFile(BaseModel):
@@ -55,6 +67,7 @@ class RunFile(BaseModel):
     driver: str = Field(description="names this driver's event segments")
     status: Literal["running", "done", "failed", "interrupted"] = "running"
     error: str | None = None
+    exit_code: int | None = Field(default=None, description="of the error that ended it; null otherwise")
     started: float
     finished: float | None = None
     engine: dict[str, Any] = Field(default_factory=dict)
@@ -67,6 +80,7 @@ class RunFile(BaseModel):
     quarantined: int = 0
     truth: str | None = Field(default=None, description="URL of a truth.json beside the shards, if there is one")
     notes: list[dict[str, Any]] = Field(default_factory=list, description="broken shards and the like")
+    retried: Retried | None = Field(default=None, description="what came of --retry-failed")
     steps: list[StepRecord] = Field(default_factory=list)
 
     def step(self, name: str) -> StepRecord:

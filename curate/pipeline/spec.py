@@ -16,7 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from curate.formats.samples import INDEX_SCHEMA
 from curate.stages.config import Reference, Slug, StageConfig, StrictModel
+from curate.stages.release import FROM_STAGES
 
 __all__ = ["InputSpec", "PipelineHead", "PipelineSpec", "Reference", "StageConfig", "StageEntry"]
 
@@ -57,7 +59,16 @@ Extensions = Annotated[
     str, AfterValidator(check_extensions), WithJsonSchema({"type": "string", "pattern": f"^{_EXTENSIONS}$"})
 ]
 
-FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+def check_field(name: str) -> str:
+    """Return `name` when no column of the index, of a stage or of a release has it."""
+    if name in _TAKEN:
+        raise ValueError(f"{name} is a column of its own already; a field needs another name")
+    return name
+
+
+_TAKEN = {*INDEX_SCHEMA, *FROM_STAGES, "uid", "source", "keep", "reason", "alive"}
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), AfterValidator(check_field)]
 FieldType = Literal["string", "int", "float", "bool"]
 _LAYOUTS = ("shards", "folder", "archive", "parquet", "embeddings")
 

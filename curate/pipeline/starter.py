@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from curate.formats.recognise import Recognised
+from curate.pipeline.spec import check_field
 
 MAX_CONCEPTS = 5_000
 _FIELDS = 8
@@ -80,11 +81,19 @@ def _option(option: str, value: Any) -> str:
 
 
 def _fields(fields: Mapping[str, str]) -> list[str]:
+    fields = {name: kind for name, kind in fields.items() if _free(name)}
     if not fields:
         return []
     some = ", ".join(f"{name}: {kind}" for name, kind in list(fields.items())[:_FIELDS])
     more = f", and {len(fields) - _FIELDS} more" if len(fields) > _FIELDS else ""
     return [f"  # fields: {{{some}}}    # columns for filters{more}"]
+
+
+def _free(name: str) -> bool:
+    try:
+        return bool(check_field(name))
+    except ValueError:
+        return False
 
 
 def _value(value: Any) -> str:

@@ -63,6 +63,8 @@ class Status:
     command: str
     state: State
     error: str | None
+    exit_code: int | None
+    """Of the error that ended the run."""
     seconds: float
     silent_seconds: float | None
     """Since the last event; None for a run that has ended."""
@@ -83,14 +85,15 @@ class Status:
         return asdict(self)
 
 
-def read_status(workspace: Workspace, now: float | None = None) -> Status:
+def read_status(workspace: Workspace, now: float | None = None, seen: dict[str, list[Event]] | None = None) -> Status:
     """Status of the last run of a workspace. Raises StorageError when there is none. Memory: its events.
 
-    now: seconds since the epoch, default the clock's.
+    now: seconds since the epoch, default the clock's. seen: what an earlier call has read of the events; give the same
+    dict again and only new ones are read.
     """
     now = time.time() if now is None else now
     record = read_run(workspace)
-    events = read_events(workspace, record.driver)
+    events = read_events(workspace, record.driver, seen)
     last = max([record.started, *(event["t"] for event in events)])
     state, silent = _state(record, events, last, now)
     ended = record.finished or (last if state == "silent" else now)
@@ -109,6 +112,7 @@ def read_status(workspace: Workspace, now: float | None = None) -> Status:
         command=record.command,
         state=state,
         error=record.error,
+        exit_code=record.exit_code,
         seconds=max(0.0, ended - record.started),
         silent_seconds=silent,
         rows=record.rows,
@@ -137,7 +141,7 @@ def _state(record: RunFile, events: Sequence[Event], last: float, now: float) ->
 
 
 def _release(record: RunFile) -> str | None:
-    return next((str(step.facts["url"]) for step in record.steps if "url" in step.facts), None)
+    return next((str(step.facts["url"]) for step in record.steps if "manifest_sha256" in step.facts), None)
 
 
 def _longest_gap(events: Sequence[Event]) -> float:
@@ -152,7 +156,7 @@ def _step(workspace: Workspace, step: StepRecord, how: Any, events: Sequence[Eve
     if how in ("running", "stopped", "failed", "interrupted"):
         phase = _phase(events)
     rate = None
-    if step.status == "done" and step.seconds and step.rows_before and not step.reused_parts:
+    if step.status == "done" and step.seconds and step.rows_before and step.computed_all:
         rate = step.rows_before / step.seconds
     elif "samples_per_second" in phase:
         rate = phase.pop("samples_per_second")

@@ -7,7 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from curate.formats.samples import UPSTREAM_STATUSES
 from curate.pipeline.api import Run
+from curate.pipeline.letters import sentence
+from curate.pipeline.notes import noted, noted_lines
+from curate.pipeline.retries import Retried
 from curate.pipeline.truth import found_of_planted
 from curate.report.page import duration, size
 from curate.store.columns import read_columns
@@ -37,6 +41,7 @@ def summarise(run: Run) -> dict[str, Any]:
                 "rows_after": step.rows_after,
                 "reasons": step.reasons,
                 "quarantines": step.quarantines,
+                "quarantined": step.set_aside,
                 "seconds": step.seconds,
                 "reused_parts": step.reused_parts,
                 "parts": step.parts,
@@ -44,11 +49,15 @@ def summarise(run: Run) -> dict[str, Any]:
             }
             for step in record.steps
         ],
+        "noted": noted(record.notes),
         "broken_shards": [note for note in record.notes if note.get("kind") == "shard"],
         "broken": list(_broken(run)),
         "concepts": _concepts(run),
+        "lists": list(_lists(run)),
         "planted": found_of_planted(run),
-        "release": next((step.facts for step in record.steps if "url" in step.facts), None),
+        "retried": None if record.retried is None else record.retried.model_dump(),
+        "release": next((step.facts for step in record.steps if "manifest_sha256" in step.facts), None),
+        "embeddings": [step.facts for step in record.steps if step.kind == "write_embeddings" and "url" in step.facts],
         "report": None,
     }
 
@@ -57,7 +66,7 @@ def _broken(run: Run) -> Iterator[dict[str, Any]]:
     """The first SHOWN quarantined samples of each step, in input order."""
     index = run.record.steps[0]
     for step in run.record.steps:
-        if not step.quarantines or not step.reasons:
+        if not step.set_aside:
             continue
         shown, group, base = 0, run.group(step.name), run.group(index.name)
         for part, origin in zip(group.parts, base.parts, strict=True):
@@ -73,7 +82,7 @@ def _broken(run: Run) -> Iterator[dict[str, Any]]:
                     ),
                 ],
                 how="horizontal",
-            ).filter(~pl.col("keep"))
+            ).filter(~pl.col("keep"), ~pl.col("reason").is_in(UPSTREAM_STATUSES))
             for row in frame.head(SHOWN - shown).iter_rows(named=True):
                 shown += 1
                 yield {
@@ -90,6 +99,14 @@ def _broken(run: Run) -> Iterator[dict[str, Any]]:
 def _shard(run: Run, part: int, shard: int | None) -> str:
     names = run.sources[part].names if part < len(run.sources) else ()
     return names[shard] if shard is not None and shard < len(names) else f"part {part}"
+
+
+def _lists(run: Run) -> Iterator[dict[str, Any]]:
+    """Every allow and deny list, with how many of its entries are those of no sample, whatever became of it."""
+    for step in run.record.steps:
+        if step.kind == "lists" and step.status == "done":
+            matches = run.artifacts(step.name)["matches"]
+            yield from ({"step": step.name, "column": matches["column"]} | one for one in matches["lists"])
 
 
 def _concepts(run: Run) -> dict[str, Any] | None:
@@ -121,10 +138,24 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in step["reasons"].items())
         reused = "   (stored before)" if step["reused_parts"] and step["reused_parts"] >= step["parts"] else ""
         yield f"  {step['name']:<14}{step['rows_after'] or 0:>10,}{f'   -{gone:,}  {reasons}' if gone else ''}{reused}"
+    if lines := list(noted_lines(summary["noted"])):
+        yield ""
+        yield from lines
+    if summary["lists"]:
+        yield ""
+    for one in summary["lists"]:
+        told = f"{one['entries']:,} listed, {one['unmatched']:,} not among the samples"
+        if one["unmatched"]:
+            more = ", ..." if one["unmatched"] > len(one["first_unmatched"]) else ""
+            told += f" ({', '.join(one['first_unmatched'])}{more})"
+        yield f"{one['list']} list {one['file']}: {told}"
     if summary["planted"]:
         told = ", ".join(f"{kind} {found} of {n}" for kind, (found, n) in summary["planted"]["kinds"].items())
         yield ""
         yield f"planted duplicates found: {summary['planted']['found']} of {summary['planted']['planted']} ({told})"
+    if summary["retried"]:
+        yield ""
+        yield sentence(Retried(**summary["retried"]))
     if concepts := summary["concepts"]:
         yield ""
         for which in ("largest", "smallest"):
@@ -141,6 +172,9 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     if release := summary["release"]:
         facts = f"{release['samples']:,} samples, {release['shards']} shards, {size(release['bytes'])}"
         yield f"release:  {release['url']}  ({facts})"
+    for folder in summary["embeddings"]:
+        facts = f"{folder['rows']:,} rows of {folder['dim']:,} numbers, {size(folder['bytes'])}"
+        yield f"embeddings: {folder['url']}  ({facts})"
     if summary["report"]:
         yield f"report:   {summary['report']}"
     steps = [f"curate verify {release['url']}"] if release else []

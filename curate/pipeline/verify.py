@@ -14,24 +14,28 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from curate.errors import InputError
+from curate.formats.datacomp import open_subset
 from curate.formats.tar import Member, TarScan, check_name, printable, split_name
+from curate.pipeline.hashing import Hashing
+from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS
 from curate.store.manifest import Manifest, read_manifest
 from curate.store.workspace import Workspace
 
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"(\d{5,})\.tar\Z")
 _KNOWN = re.compile(
-    r"(\d{5,}\.tar|\d{5,}_stats\.json|sizes\.json|classes\.json|(samples|dropped)\.parquet/\d{5,}\.parquet)\Z"
+    r"(\d{5,}\.tar|\d{5,}_stats\.json|sizes\.json|classes\.json|sample_ids\.npy|"
+    r"(samples|dropped)\.parquet/\d{5,}\.parquet)\Z"
 )
 _FOLDERS = ("", "samples.parquet", "dropped.parquet")
 _UID = re.compile(r"[0-9a-f]{32}\Z")
-_CHUNK = 4 << 20
 _NAMED = 5
 """Examples given when one check fails for many samples."""
 
@@ -96,8 +100,12 @@ def verify_release(
     checker.listing()
     shards = sorted(name for name in checker.there if _SHARD.match(name))
     tables = sorted(name for name in checker.there if name.startswith("dropped.parquet/"))
+    if not manifest.shards:  # of an input without images: tables alone
+        bare = sorted(name for name in checker.there if name.startswith("samples.parquet/"))
+    else:
+        bare = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        found = []
+        found = list(pool.map(checker.bare, bare))
         for shard in pool.map(checker.shard, shards):
             found.append(shard)
             if advance:
@@ -111,7 +119,7 @@ def verify_release(
     return Verification(
         url=release.url,
         samples=sum(shard.samples or 0 for shard in found),
-        shards=len(found),
+        shards=len(shards),
         files=len(checker.there) + 1,
         nbytes=sum(checker.there.values()),
         seconds=time.monotonic() - start,
@@ -129,6 +137,7 @@ class _Checker:
         self.there: dict[str, int] = {}
         self.sizes: dict[str, Any] = {}
         self._seen: set[str] = set()
+        self.layout = LAYOUTS["datacomp" if SAMPLE_IDS in manifest.files else "webdataset"]
 
     def bad(self, file: str, what: str) -> None:
         self.violations.append(Violation(file, what))
@@ -164,22 +173,33 @@ class _Checker:
         table = self._table(f"samples.parquet/{number}.parquet", ("uid", "sha256", "shard"))
         shard = _Shard(name)
         with self.release.open(name) as handle:
-            stream = _Hashing(handle)
-            uids, unlike = self._scan(name, stream, None if table is None else table["sha256"].to_list())
+            stream = Hashing(handle)
+            keys, unlike = self._scan(name, stream, None if table is None else table["sha256"].to_list())
             stream.drain()
+        uids = [self.layout.uid(key) for key in keys]
         shard.samples, shard.nbytes = len(uids), stream.nbytes
         self._matches(name, stream.nbytes, stream.digest.hexdigest())
         if table is not None:
             self._agree(name, f"samples.parquet/{number}.parquet", table, uids, unlike)
-        wrong = [uid for uid in uids if not _UID.match(uid)]
-        if wrong:
-            self.bad(name, f"{len(wrong):,} samples are not named by a uid: {_some(wrong)}")
-        else:
-            shard.uids = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+        self._name(shard, uids)
         self._counts_of(name, len(uids), stream)
         return shard
 
-    def _counts_of(self, name: str, samples: int, stream: _Hashing) -> None:
+    def bare(self, name: str) -> _Shard:
+        """A table of samples that have no shard."""
+        table = self._table(name, ("uid",))
+        shard = _Shard(name, samples=0 if table is None else table.height)
+        self._name(shard, [] if table is None else table["uid"].to_list())
+        return shard
+
+    def _name(self, shard: _Shard, uids: list[str]) -> None:
+        wrong = [uid for uid in uids if not _UID.match(uid or "")]
+        if wrong:
+            self.bad(shard.name, f"{len(wrong):,} samples are not named by a uid: {_some(wrong)}")
+        else:
+            shard.uids = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+
+    def _counts_of(self, name: str, samples: int, stream: Hashing) -> None:
         file = f"{name.removesuffix('.tar')}_stats.json"
         if file not in self.manifest.files:
             self.bad(MANIFEST, f"does not list {file}")
@@ -191,7 +211,7 @@ class _Checker:
         if self.sizes and self.sizes.get(name) != samples:
             self.bad("sizes.json", f"says {_shown(self.sizes.get(name))} samples in {name}, which has {samples:,}")
 
-    def _scan(self, name: str, stream: _Hashing, hashes: list[str | None] | None) -> tuple[list[str], list[str]]:
+    def _scan(self, name: str, stream: Hashing, hashes: list[str | None] | None) -> tuple[list[str], list[str]]:
         """Keys of the tar in order; those of samples none of whose members has the sha256 of the table."""
         keys: list[str] = []
         unlike: list[str] = []
@@ -247,8 +267,9 @@ class _Checker:
         manifest = self.manifest
         samples = sum(shard.samples or 0 for shard in shards)
         numbers = sorted(name for name in manifest.files if _SHARD.match(name))
-        if numbers != [f"{i:05d}.tar" for i in range(len(numbers))]:
-            self.bad(MANIFEST, "its shards are not numbered 00000.tar, 00001.tar, ... without a gap")
+        if numbers != [f"{self.layout.shard(i)}.tar" for i in range(len(numbers))]:
+            first, second = self.layout.shard(0), self.layout.shard(1)
+            self.bad(MANIFEST, f"its shards are not numbered {first}.tar, {second}.tar, ... without a gap")
         for said, found, what in (
             (manifest.shards, len(numbers), "shards"),
             (manifest.samples, samples, "samples in the shards"),
@@ -264,14 +285,30 @@ class _Checker:
                 self.bad(MANIFEST, f"says {said:,} dropped by {stage} as {reason}, dropped.parquet has {found:,}")
         for name in sorted(self.sizes.keys() - set(numbers)):
             self.bad("sizes.json", f"names {name}, which is no shard of the manifest")
-        self._unique(shards)
+        ranked = self._unique(shards)
+        if SAMPLE_IDS in manifest.files:
+            self._sample_ids(ranked)
         for name in sorted(self.there.keys() - self._seen):
             self.bad(name, "belongs to a shard that is missing")
             self._read(name)
 
-    def _unique(self, shards: list[_Shard]) -> None:
-        if not shards:
+    def _sample_ids(self, ranked: NDArray[np.uint64]) -> None:
+        """The subset file names the samples of the shards, in order."""
+        found = self._read(SAMPLE_IDS)
+        if found is None or not found[1]:
             return
+        try:
+            subset = open_subset(self.release.where(SAMPLE_IDS))
+        except InputError as error:
+            self.bad(SAMPLE_IDS, str(error))
+            return
+        if not (np.array_equal(subset["f0"], ranked[:, 0]) and np.array_equal(subset["f1"], ranked[:, 1])):
+            self.bad(SAMPLE_IDS, f"its {len(subset):,} uids are not those of the samples in the shards, in order")
+
+    def _unique(self, shards: list[_Shard]) -> NDArray[np.uint64]:
+        """All uids, sorted."""
+        if not shards:
+            return np.zeros((0, 2), dtype=np.uint64)
         uids = np.concatenate([shard.uids for shard in shards])
         ends = np.cumsum([len(shard.uids) for shard in shards])
         order = np.lexsort((uids[:, 1], uids[:, 0]))
@@ -286,6 +323,7 @@ class _Checker:
                 examples.append(f"{uid} in {first} and {second}")
             told = _some(examples, _NAMED, len(again))
             self.bad(MANIFEST, f"{len(again):,} samples share a uid with another one: {told}")
+        return ranked
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -332,33 +370,6 @@ class _Checker:
         except (pl.exceptions.PolarsError, OSError) as error:
             self.bad(name, f"cannot be read: {error}")
             return None
-
-
-class _Hashing:
-    """A file that is hashed while it is read, in large chunks: threads then seldom wait for one another."""
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self._handle = handle
-        self._chunk = b""
-        self._at = 0
-        self.digest = hashlib.sha256()
-        self.nbytes = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes; fewer at the end of a chunk, none at the end of the file."""
-        if self._at == len(self._chunk):
-            self._chunk, self._at = self._handle.read(_CHUNK), 0
-            self.digest.update(self._chunk)
-            self.nbytes += len(self._chunk)
-        stop = len(self._chunk) if size < 0 else self._at + size
-        data = self._chunk[self._at : stop]
-        self._at += len(data)
-        return data
-
-    def drain(self) -> None:
-        """Read to the end."""
-        while self.read():
-            pass
 
 
 def _has(member: Member, sha256: str | None) -> bool:

@@ -44,7 +44,7 @@ def report_data(run: Run, summary: dict[str, Any]) -> page.ReportData:
                 rows_before=step["rows_before"] or 0,
                 rows_after=step["rows_after"] or 0,
                 reasons=step["reasons"],
-                quarantined=sum(step["reasons"].values()) if step["quarantines"] else 0,
+                quarantined=sum(step["quarantined"].values()),
                 seconds=step["seconds"] or 0.0,
                 reused=bool(step["reused_parts"]) and step["reused_parts"] >= step["parts"],
             )
@@ -62,9 +62,8 @@ def report_data(run: Run, summary: dict[str, Any]) -> page.ReportData:
 def _quarantine(run: Run, summary: dict[str, Any]) -> page.Quarantine:
     by_status: dict[str, int] = {}
     for step in summary["steps"]:
-        if step["quarantines"]:
-            for reason, n in step["reasons"].items():
-                by_status[reason] = by_status.get(reason, 0) + n
+        for reason, n in step["quarantined"].items():
+            by_status[reason] = by_status.get(reason, 0) + n
     rows = tuple(
         page.BrokenSample(
             uid=row["uid"], key=row["key"], shard=str(row["shard"]), status=row["status"], detail=row["detail"]
@@ -158,10 +157,14 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
         exact_count=sum(sum(step["reasons"].values()) for step in steps if step["kind"] == "dedup-exact"),
         groups=tuple(
             page.DuplicateGroup(
-                keeper=page.Keeper(uid=uid, key=keepers[uid].key, thumb=_thumb(run, keepers[uid])),
+                keeper=page.Keeper(uid=uid, key=keepers[uid].key, thumb=_thumb(run, keepers[uid]) or None),
                 dropped=tuple(
                     page.Duplicate(
-                        uid=s.uid, key=s.key, thumb=_thumb(run, s), similarity=1.0 if x is None else x, exact=exact
+                        uid=s.uid,
+                        key=s.key,
+                        thumb=_thumb(run, s) or None,
+                        similarity=1.0 if x is None else x,
+                        exact=exact,
                     )
                     for s, x, exact in groups[uid][:4]
                 ),

@@ -16,19 +16,25 @@ from curate.stages.dedup import DedupStage
 from curate.stages.embed import EmbedStage
 from curate.stages.filter import FilterStage
 from curate.stages.index import IndexStage
+from curate.stages.lists import ListsStage
 from curate.stages.prune import PruneStage
+from curate.stages.read_embeddings import ReadEmbeddingsStage
 from curate.stages.release import ReleaseStage
 from curate.stages.sample import SampleStage
+from curate.stages.write_embeddings import WriteEmbeddingsStage
 
 STAGES: dict[str, type[Stage[Any]]] = {
     "index": IndexStage,
     "sample": SampleStage,
     "filter": FilterStage,
+    "lists": ListsStage,
     "embed": EmbedStage,
+    "read_embeddings": ReadEmbeddingsStage,
     "cluster": ClusterStage,
     "dedup": DedupStage,
     "prune": PruneStage,
     "release": ReleaseStage,
+    "write_embeddings": WriteEmbeddingsStage,
 }
 
 

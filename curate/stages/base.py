@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -71,6 +71,8 @@ class Columns:
     frame: pl.DataFrame
     vectors: Mapping[str, NDArray[np.float16]] = field(default_factory=dict)
     notes: list[dict[str, Any]] = field(default_factory=list)
+    facts: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the work done, summed over the parts of this run for run.json; not stored with the part."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,14 @@ class Stage(Generic[C]):
     sees_alive: ClassVar[bool] = True
     """False when results do not depend on what earlier steps dropped."""
     reuses_rows: ClassVar[bool] = False
-    """True when each row is worked alone: `map` then finds, in `part.twins`, this step's parts for other alive rows."""
+    """True when a row's result depends on its content alone: `map` then finds stored rows in `part.twins`. Such a stage
+    defines `contents` and stores what it returns as columns."""
+    depends: ClassVar[Literal["all", "earlier", "part"]] = "all"
+    """What a part of a reduce or an exchange depends on: all parts, or only itself and those before it in input order
+    (exchange), or only itself (a reduce whose artifacts `map` does not use). With the last two, appended parts leave
+    stored ones as they are."""
+    not_retried: ClassVar[frozenset[str]] = frozenset()
+    """Reasons of a stage that quarantines which are no failures: `--retry-failed` leaves such rows alone."""
     uses_seed: ClassVar[bool] = False
     """True when the pipeline's seed decides the result."""
     not_hashed: ClassVar[frozenset[str]] = frozenset()
@@ -159,6 +168,10 @@ class Stage(Generic[C]):
         """What run.json should say of how it runs: device, batch size; JSON-able, not part of any fingerprint."""
         return {}
 
+    def retries(self) -> str:
+        """Name of the step whose part is made again to try this step's quarantined rows again."""
+        return self.context.step
+
     # --- what the engine calls, on any worker ----------------------------------------------------------------------
 
     def setup(self) -> None:
@@ -189,6 +202,12 @@ class Stage(Generic[C]):
     def map(self, part: Part, artifacts: Mapping[str, Artifact], back: NDArray[Any] | None) -> Columns:
         """The columns this stage adds to one part. `back`: this part's records from the exchange, sorted by row."""
         raise TypeError(f"stage {self.kind} must define map()")
+
+    def contents(self, part: Part) -> pl.DataFrame:
+        """`content_hi`, `content_lo` (UInt64) of every row: a hash of all that decides its result; null where there is
+        none.
+        """
+        raise TypeError(f"stage {self.kind} must define contents()")
 
     # --- what it has ------------------------------------------------------------------------------------------------
 

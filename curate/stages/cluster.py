@@ -25,7 +25,7 @@ class ClusterConfig(StageConfig):
     """Number of concepts and how they are trained."""
 
     concepts: int = Field(ge=1, description="Number of concepts (clusters), k.")
-    embedding: Annotated[str | None, Reference({"embed"})] = Field(
+    embedding: Annotated[str | None, Reference({"embed", "read_embeddings"})] = Field(
         None, description="Embed stage whose vectors are clustered; default: the nearest before."
     )
     iterations: int = Field(100, ge=1, description="Lloyd iterations; 100 as in DBP and SemDeDup.")

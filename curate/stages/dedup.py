@@ -43,7 +43,7 @@ class DedupConfig(StageConfig):
     within: Annotated[str | None, Reference({"cluster"})] = Field(
         None, description="Cluster stage in whose concepts pairs are compared; default: the nearest before."
     )
-    embedding: Annotated[str | None, Reference({"embed"}, follow="within")] = Field(
+    embedding: Annotated[str | None, Reference({"embed", "read_embeddings"}, follow="within")] = Field(
         None, description="Embed stage whose vectors are compared; default: the one that `within` clustered."
     )
     epsilon: float = Field(

@@ -35,6 +35,7 @@ class ExactStage(Stage[ExactConfig]):
     VERSION = 1
     Config = ExactConfig
     drops = True
+    depends = "earlier"
 
     def columns(self) -> dict[str, pl.DataType]:
         """The uid of the sample that stays instead."""
@@ -49,9 +50,10 @@ class ExactStage(Stage[ExactConfig]):
         return Buckets.uniform(PREFIXES, -(-totals.alive * _DTYPE.itemsize // BUCKET_BYTES))
 
     def emit(self, part: Part, artifacts: Mapping[str, Artifact]) -> Records:
-        """One record for each alive row."""
-        alive = np.flatnonzero(part.alive)
-        frame = part.columns("sha256", "uid_hi", "uid_lo")[alive.tolist()]
+        """One record for each alive row that has an image."""
+        frame = part.columns("sha256", "uid_hi", "uid_lo")
+        alive = np.flatnonzero(part.alive & frame["sha256"].is_not_null().to_numpy())
+        frame = frame[alive.tolist()]
         rows = np.zeros(len(alive), dtype=_DTYPE)
         digests = b"".join(bytes.fromhex(text) for text in frame["sha256"])
         rows["sha"] = np.frombuffer(digests, dtype=">u8").reshape(-1, 4)

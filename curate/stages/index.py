@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.formats.index import index_part
-from curate.formats.samples import INDEX_SCHEMA
+from curate.formats.samples import index_schema
 from curate.stages.base import Columns, Stage
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
@@ -31,7 +31,7 @@ class IndexStage(Stage[IndexConfig]):
 
     def columns(self) -> dict[str, pl.DataType]:
         """See docs/formats/index.md."""
-        return dict(INDEX_SCHEMA)
+        return index_schema(self.context.input)
 
     def reads(self) -> tuple[str, ...]:
         """Nothing: it is the first."""
@@ -40,7 +40,9 @@ class IndexStage(Stage[IndexConfig]):
     def identity(self) -> dict[str, Any]:
         """How the input is read decides the rows."""
         options = self.context.input
-        return {
+        further: dict[str, Any] = {"fields": [list(pair) for pair in options.fields]} if options.fields else {}
+        further |= {"labels": options.labels.sha256} if options.labels else {}
+        return further | {
             "input_name": options.input_name,
             "image": list(options.image_exts),
             "caption": options.caption_ext,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,15 @@ class Layer:
     """Fingerprint of the step's artifacts, if it makes any."""
 
 
+@dataclass(frozen=True)
+class Twin:
+    """A stored state of the step that is being computed: of the very part, or of one that holds the same content."""
+
+    folder: str
+    part: int
+    fingerprint: str
+
+
 def load_artifacts(workspace: Workspace, layers: Iterable[Layer], step: str) -> dict[str, Artifact]:
     """Artifacts of an earlier step, by name."""
     for layer in layers:
@@ -48,12 +57,16 @@ class Part:
     source: PartSource
     layers: tuple[Layer, ...]
     """Earlier steps, in order."""
-    twins: tuple[Layer, ...] = ()
-    """States of the very part that is being computed, from the same columns but for other alive rows."""
+    fingerprint: str = ""
+    """Of the state of this part that is read or computed, when one step's work is meant."""
+    twins: tuple[Twin, ...] = ()
+    """Where rows of the same content may be stored already, most likely first; for stages that reuse rows."""
+    retry: bool = False
+    """True when rows that failed are to be tried again, whatever is stored of them."""
 
     def __getstate__(self) -> dict[str, object]:
         # what was read (alive) stays behind: another process reads it again
-        return {name: getattr(self, name) for name in ("workspace", "index", "source", "layers", "twins")}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def layer(self, step: str) -> Layer:
         """The layer of a step by its name."""

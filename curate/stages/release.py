@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -16,20 +16,25 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curate.errors import InputError
+from curate.formats.img2dataset import add_up
+from curate.formats.labels import is_number
 from curate.formats.members import read_members
 from curate.stages.base import State, Totals
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
+from curate.stages.release_layout import LAYOUTS, Layout
 from curate.stages.sink import Lost, Sink, Unit
 from curate.store.artifacts import Artifact
-from curate.store.manifest import Manifest, ReleaseFile, ShardStats
+from curate.store.columns import read_meta
+from curate.store.manifest import Manifest, ReleaseFile, ShardStats, Upstream
 from curate.store.uids import format_uid
 from curate.store.workspace import Workspace
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 _FROM_INDEX = ("key", "format", "width", "height", "sha256", "caption", "label", "license", "source_uid")
-_FROM_STAGES = ("concept", "distance", "score", "clip_score")
+FROM_STAGES = ("concept", "distance", "score", "clip_score")
+NO_SHARD = pl.lit(None, dtype=pl.String)
 
 
 class ReleaseConfig(StageConfig):
@@ -38,6 +43,9 @@ class ReleaseConfig(StageConfig):
     samples_per_shard: int = Field(10_000, ge=1, description="At most this many samples in a shard; shards are even.")
     to: str | None = Field(None, description="Folder to write to; default: release@<fingerprint> in the workspace.")
     metadata_license: str | None = Field(None, description="Licence of the tables of the release, such as CC-BY-4.0.")
+    layout: Literal["webdataset", "datacomp"] = Field(
+        "webdataset", description="Names of shards and members; datacomp: as DataComp's tools read and write them."
+    )
 
 
 class ReleaseStage(Sink[ReleaseConfig]):
@@ -46,6 +54,20 @@ class ReleaseStage(Sink[ReleaseConfig]):
     kind = "release"
     VERSION = 1
     Config = ReleaseConfig
+    not_hashed = frozenset({"layout"})
+
+    def identity(self) -> dict[str, Any]:
+        """The layout, unless it is the one that all releases had once."""
+        return {} if self.config.layout == "webdataset" else {"layout": self.config.layout}
+
+    @property
+    def _layout(self) -> Layout:
+        return LAYOUTS[self.config.layout]
+
+    @property
+    def _bare(self) -> bool:
+        """Whether samples have no members to copy: tables are then all there is."""
+        return self.context.input.embeddings is not None
 
     def reads(self) -> tuple[str, ...]:
         """All steps: their columns tell the story of each sample."""
@@ -56,11 +78,13 @@ class ReleaseStage(Sink[ReleaseConfig]):
         return Workspace(self.config.to) if self.config.to else workspace.sub(f"{self.context.step}@{whole}")
 
     def summarise(self, part: Part, totals: Totals, state: State) -> dict[str, NDArray[Any]]:
-        """Alive rows of the part; for an image folder its classes too, of dropped samples as well."""
+        """Alive rows of the part; classes too, of dropped samples as well, where labels are no members of their own."""
         labels: list[str] = []
         if part.source.kind == "folder":
             index = next(iter(self.context.schema))
             labels = part.columns(f"{index}.label").to_series().drop_nulls().unique().sort().to_list()
+        elif self.context.input.labels is not None or any(shard.label for shard in part.source.shards):
+            labels = self._given_labels(part)
         return {"alive": np.asarray(int(part.alive.sum())), "classes": np.asarray(labels, dtype=np.str_)}
 
     def reduce(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State) -> dict[str, Artifact]:
@@ -70,7 +94,18 @@ class ReleaseStage(Sink[ReleaseConfig]):
         for summary in summaries:
             layout.append(int(summary["alive"]))
             classes.update(summary["classes"].tolist())
-        return {"layout": np.asarray(layout, dtype=np.int64), "classes": {"names": sorted(classes)}}
+        # a table of numbers has numbered the classes already
+        as_is = self.context.input.labels is not None and all(map(is_number, classes))
+        names = sorted(classes, key=int) if as_is else sorted(classes)
+        return {"layout": np.asarray(layout, dtype=np.int64), "classes": {"names": names, "as_is": as_is}}
+
+    def _given_labels(self, part: Part) -> list[str]:
+        """Labels of the samples of tars that have no label member: their inner tar or the table of labels gave them."""
+        index = next(iter(self.context.schema))
+        own = ["cls", (self.context.input.label_ext or "cls").lower()]
+        frame = part.columns(f"{index}.label", f"{index}.members")
+        has_own = pl.col(f"{index}.members").list.eval(pl.element().struct.field("ext").is_in(own)).list.any()
+        return frame.filter(~has_own)[f"{index}.label"].drop_nulls().unique().sort().to_list()
 
     def units(self, artifacts: Mapping[str, Artifact], parts: int) -> list[Unit]:
         """One unit a shard, one a part for the table of what was dropped."""
@@ -108,48 +143,70 @@ class ReleaseStage(Sink[ReleaseConfig]):
         target: Workspace,
     ) -> dict[str, Any]:
         start, stop = self._cuts(int(layout.sum()))[unit.index]
-        name = f"{unit.index:05d}.tar"
-        tables = []
+        stem = self._layout.shard(unit.index)
+        pieces = []
+        for part in parts:
+            before = int(layout[: part.index].sum())
+            pieces.append((part, np.flatnonzero(part.alive)[max(0, start - before) : max(0, stop - before)]))
+        name = f"{stem}.tar"
+        if self._bare:
+            table = pl.concat([self._samples(part, rows)[2] for part, rows in pieces])
+            files = _put_table(target, f"samples.parquet/{stem}.parquet", table.with_columns(shard=NO_SHARD))
+            return {"kind": "table", "shard": name, "samples": table.height, "files": files}
+        tables, json_uids = [], Counter[str]()
         with target.create(name) as out:
             tar = _TarOut(out)
-            for part in parts:
-                before = int(layout[: part.index].sum())
-                alive = np.flatnonzero(part.alive)[max(0, start - before) : max(0, stop - before)]
-                tables.append(self._copy(part, alive, classes, tar))
+            for part, rows in pieces:
+                tables.append(self._copy(part, rows, classes, tar, json_uids))
             tar.close()
         table = pl.concat(tables).with_columns(shard=pl.lit(name))
         files = {name: [tar.nbytes, tar.digest.hexdigest()]}
-        files |= _put_table(target, f"samples.parquet/{unit.index:05d}.parquet", table)
+        files |= _put_table(target, f"samples.parquet/{stem}.parquet", table)
         stats = ShardStats(successes=table.height, bytes=tar.nbytes, sha256=tar.digest.hexdigest())
-        files |= _put_json(target, f"{unit.index:05d}_stats.json", stats.model_dump())
-        return {"kind": "shard", "shard": name, "samples": table.height, "files": files}
+        files |= _put_json(target, f"{stem}_stats.json", stats.model_dump())
+        given = {"json_uids": dict(sorted(json_uids.items()))} if json_uids else {}
+        return {"kind": "shard", "shard": name, "samples": table.height, "files": files} | given
 
-    def _copy(self, part: Part, rows: NDArray[np.int64], classes: Mapping[str, int], tar: _TarOut) -> pl.DataFrame:
+    def _samples(self, part: Part, rows: NDArray[np.int64]) -> tuple[pl.DataFrame, list[str], pl.DataFrame]:
+        """Columns of these rows, their uids, and what of it the table of the release says."""
         index = next(iter(self.context.schema))
-        columns = [f"{index}.{name}" for name in ("uid_hi", "uid_lo", "shard", "members", "ext", *_FROM_INDEX)]
-        extra = {name: step for step, schema in self.context.schema.items() for name in _FROM_STAGES if name in schema}
+        kept = [*_FROM_INDEX, *(name for name, _ in self.context.input.fields)]
+        columns = [f"{index}.{name}" for name in ("uid_hi", "uid_lo", "shard", "members", "ext", *kept)]
+        extra = {name: step for step, schema in self.context.schema.items() for name in FROM_STAGES if name in schema}
         frame: pl.DataFrame = part.columns(*columns, *(f"{step}.{name}" for name, step in extra.items()))[rows.tolist()]
         frame = frame.rename({name: name.rpartition(".")[2] for name in frame.columns})
         uids = [format_uid(hi, lo) for hi, lo in frame.select("uid_hi", "uid_lo").iter_rows()]
+        sources = pl.Series("source", _sources(part, frame), dtype=pl.String)
+        return frame, uids, frame.select(pl.Series("uid", uids, dtype=pl.String), sources, *kept, *extra)
+
+    def _copy(
+        self,
+        part: Part,
+        rows: NDArray[np.int64],
+        classes: Mapping[str, int],
+        tar: _TarOut,
+        json_uids: Counter[str],
+    ) -> pl.DataFrame:
+        frame, uids, table = self._samples(part, rows)
         exts, hashes = frame["ext"].to_list(), frame["sha256"].to_list()
-        for position, members in read_members(part.source, frame.select("shard", "members"), None):
-            image = members[exts[position]]
+        for position, found in read_members(part.source, frame.select("shard", "members"), None):
+            image = found[exts[position]]
             if hashlib.sha256(image).hexdigest() != hashes[position]:
                 raise InputError(
                     f"{part.source.label}: the image of sample {frame['key'][position]} is not the one that was "
                     "indexed; the input changed during the run, run the same command again"
                 )
+            where = f"{part.source.label}: sample {frame['key'][position]}"
+            members, given = self._layout.members(uids[position], found, where)
+            if given is not None:
+                json_uids[given] += 1
+            key = self._layout.key(uids[position])
             for ext, data in members.items():
-                tar.add(f"{uids[position]}.{ext}", data)
+                tar.add(f"{key}.{ext}", data)
             if (number := classes.get(frame["label"][position])) is not None and "cls" not in members:
-                # the folder a sample lay in would be lost: webdataset reads a class number from .cls
-                tar.add(f"{uids[position]}.cls", str(number).encode())
-        return frame.select(
-            pl.Series("uid", uids, dtype=pl.String),
-            pl.Series("source", _sources(part, frame), dtype=pl.String),
-            *_FROM_INDEX,
-            *extra,
-        )
+                # the folder or table a label came from is left behind: webdataset reads a class number from .cls
+                tar.add(f"{key}.cls", str(number).encode())
+        return table
 
     # --- what was dropped ---------------------------------------------------------------------------------------------
 
@@ -194,7 +251,15 @@ class ReleaseStage(Sink[ReleaseConfig]):
         counts = Counter(table.select("stage", "reason").iter_rows())
         files = _put_table(target, f"dropped.parquet/{unit.index:05d}.parquet", table)
         rows = [[stage_, reason_, n] for (stage_, reason_), n in sorted(counts.items())]
-        return {"kind": "dropped", "dropped": rows, "files": files}
+        return {"kind": "dropped", "dropped": rows, "files": files, **self._upstream(part)}
+
+    def _upstream(self, part: Part) -> dict[str, Any]:
+        """What the downloader of the part's shards said, from the notes of the index."""
+        if all(shard.sidecars is None for shard in part.source.shards):
+            return {}
+        layer = part.layers[0]
+        notes = read_meta(part.workspace, layer.folder, part.index, layer.fingerprint).notes
+        return {"upstream": [note for note in notes if note["kind"] == "upstream"]}
 
     # --- all together -----------------------------------------------------------------------------------------------
 
@@ -207,14 +272,18 @@ class ReleaseStage(Sink[ReleaseConfig]):
     def finish(
         self, results: Iterable[dict[str, Any]], artifacts: Mapping[str, Artifact], target: Workspace
     ) -> dict[str, Any]:
-        """sizes.json, classes.json for an image folder and, last, manifest.json."""
+        """sizes.json, classes.json where labels are no members of their own and, last, manifest.json."""
         files: dict[str, list[Any]] = {}
-        sizes: dict[str, int] = {}
+        tables: dict[str, int] = {}
         dropped: dict[str, Counter[str]] = {}
+        notes: list[dict[str, Any]] = []
+        json_uids: Counter[str] = Counter()
         for result in results:
             files |= result["files"]
-            if result["kind"] == "shard":
-                sizes[result["shard"]] = result["samples"]
+            json_uids.update(result.get("json_uids", {}))
+            notes += result.get("upstream", [])
+            if result["kind"] != "dropped":
+                tables[result["shard"]] = result["samples"]
             for stage, reason, n in result.get("dropped", []):
                 dropped.setdefault(stage, Counter())[reason] += n
         for folder in ("", "samples.parquet", "dropped.parquet"):
@@ -222,11 +291,14 @@ class ReleaseStage(Sink[ReleaseConfig]):
             wanted = {f.rpartition("/")[2]: n for f, (n, _) in files.items() if f.rpartition("/")[0] == folder}
             if lost := [f for f, n in wanted.items() if there.get(f) != n]:
                 raise Lost(f"{target.where(folder)} lost {lost[0]} while the release was written; run again")
+        sizes = {} if self._bare else tables
         files |= _put_json(target, "sizes.json", dict(sorted(sizes.items())))
+        files |= self._layout.finish(target, tables)
         if numbers := _class_numbers(artifacts):
             files |= _put_json(target, "classes.json", numbers)
-        samples, gone = sum(sizes.values()), sum(c.total() for c in dropped.values())
+        samples, gone = sum(tables.values()), sum(c.total() for c in dropped.values())
         order = list(self.context.schema)
+        found = add_up(notes)
         manifest = Manifest(
             name=self.context.pipeline,
             metadata_license=self.config.metadata_license,
@@ -235,22 +307,29 @@ class ReleaseStage(Sink[ReleaseConfig]):
             dropped_samples=gone,
             dropped={stage: dict(sorted(dropped[stage].items())) for stage in sorted(dropped, key=order.index)},
             shards=len(sizes),
+            upstream=Upstream.model_validate({n: found[n] for n in Upstream.model_fields}) if found else None,
             files={name: ReleaseFile(bytes=n, sha256=digest) for name, (n, digest) in sorted(files.items())},
         )
-        written = _put_json(target, "manifest.json", manifest.model_dump())
+        without = None if found else {"upstream"}
+        written = _put_json(target, "manifest.json", manifest.model_dump(exclude=without))
         return {
             "url": target.url,
             "shards": len(sizes),
             "samples": samples,
             "bytes": sum(n for n, _ in files.values()),
             "manifest_sha256": written["manifest.json"][1],
+            **({"json_uids": dict(json_uids)} if json_uids else {}),
         }
 
 
 def _class_numbers(artifacts: Mapping[str, Artifact]) -> dict[str, int]:
-    """Class -> number by sorted name, as torchvision's ImageFolder counts; empty for an input of shards."""
+    """Class -> number by sorted name, as torchvision's ImageFolder counts, or the number it is called by; empty where
+    samples bring their labels along.
+    """
     classes = artifacts["classes"]
     assert isinstance(classes, dict)
+    if classes.get("as_is"):
+        return {name: int(name) for name in classes["names"]}
     return {name: number for number, name in enumerate(classes["names"])}
 
 

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.engine.exchange import BUCKET_BYTES, Bucket, Buckets, Records, Worked
+from curate.formats.samples import UPSTREAM_STATUSES
 from curate.stages.base import Columns, Stage, Totals
 from curate.stages.config import Reference, StageConfig
 from curate.stages.part import Part
@@ -35,10 +36,16 @@ class UidsStage(Stage[UidsConfig]):
     Config = UidsConfig
     drops = True
     quarantines = True
+    depends = "earlier"
+    not_retried = frozenset({"duplicate_uid", *UPSTREAM_STATUSES})
 
     def columns(self) -> dict[str, pl.DataType]:
         """Where the first sample of the same uid is, for those that came later."""
         return {"first_part": pl.UInt32(), "first_row": pl.UInt32()}
+
+    def retries(self) -> str:
+        """What is wrong with a sample was found by the index."""
+        return self._index
 
     def buckets(self, artifacts: Mapping[str, Artifact], totals: Totals) -> Buckets:
         """uids are hashes: equal ranges hold about equally many."""

@@ -11,7 +11,7 @@ import io
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,8 @@ from curate.store.workspace import Workspace, explained
 
 SCHEMA_VERSION: Literal[1] = 1
 _META_KEY = "curate"
+_TAIL_BYTES = 64 << 10
+"""Read from the end of a part for its footer, in one request; a larger footer takes a second one."""
 
 
 class VectorFile(BaseModel):
@@ -47,7 +49,6 @@ class PartMeta(BaseModel):
     step: str = Field(description="name of the step that wrote the part")
     part: int
     fingerprint: str
-    inputs: str = Field(default="", description="fingerprint of the columns the part was made from, alive rows apart")
     rows: int
     alive: int | None = Field(description="rows still in after this step; null when the step drops nothing")
     counts: dict[str, int] = Field(
@@ -55,6 +56,9 @@ class PartMeta(BaseModel):
     )
     vectors: dict[str, VectorFile] = Field(default_factory=dict)
     notes: list[dict[str, Any]] = Field(default_factory=list, description="things to report, such as a cut shard")
+    contents: list[str] = Field(
+        default_factory=list, description="smallest content hashes of the part's rows, where a stage reuses rows"
+    )
 
 
 class PartEntry(PartMeta):
@@ -95,7 +99,10 @@ def write_part(
 
 
 def parse_meta(data: bytes, where: str) -> PartMeta:
-    """Read a part's footer; an unknown schema version or a damaged file is a StorageError that says so."""
+    """Read a part's footer; an unknown schema version or a damaged file is a StorageError that says so.
+
+    data: the file, or its end with the whole footer in it.
+    """
     try:
         record = pl.read_parquet_metadata(io.BytesIO(data))[_META_KEY]
     except (pl.exceptions.PolarsError, KeyError, OSError) as error:
@@ -103,6 +110,16 @@ def parse_meta(data: bytes, where: str) -> PartMeta:
             f"{where} is damaged or was not written by curate ({error}); delete it and run again"
         ) from error
     return parse_record(PartMeta, record, where, "delete it and run again")
+
+
+def read_meta(workspace: Workspace, folder: str, part: int, fingerprint: str) -> PartMeta:
+    """What the footer of a stored part says, without reading the part. Raises StorageError. Memory: the footer."""
+    name = f"{folder}/{part_file(part, fingerprint)}"
+    data = workspace.read_range(name, -_TAIL_BYTES, None)
+    footer = int.from_bytes(data[-8:-4], "little") + 12  # of a Parquet file: footer, its length, "PAR1"
+    if footer > len(data) == _TAIL_BYTES:
+        data = workspace.read_range(name, -footer, None)
+    return parse_meta(data, workspace.where(name))
 
 
 def read_entry(workspace: Workspace, folder: str, part: int, fingerprint: str) -> PartEntry:
@@ -116,7 +133,10 @@ def read_entry(workspace: Workspace, folder: str, part: int, fingerprint: str) -
 def read_columns(
     workspace: Workspace, folder: str, part: int, fingerprint: str, columns: Sequence[str] | None = None
 ) -> pl.DataFrame:
-    """Columns of one part, in row order. Raises StorageError when damaged. Memory: the columns asked for."""
+    """Columns of one part, in row order. Raises StorageError when damaged. Memory: the columns asked for.
+
+    From remote storage the part is read whole, up to 16 MiB in one request: fewer and faster than a footer and chunks.
+    """
     name = f"{folder}/{part_file(part, fingerprint)}"
     with explained("reading", workspace.where(name)):
         source: Any = Path(workspace.path(name)) if workspace.is_local else io.BytesIO(workspace.read(name))
@@ -129,25 +149,28 @@ def read_columns(
 def read_vectors(workspace: Workspace, folder: str, part: int, fingerprint: str, which: str) -> NDArray[np.float16]:
     """The packed vectors of one part, float16 [n, d]: a read-only memory map on local disk, else an array."""
     name = f"{folder}/{part_file(part, fingerprint)}"
-    with workspace.open(name) as handle:
-        meta = parse_meta(handle.read(), workspace.where(name))
+    meta = read_meta(workspace, folder, part, fingerprint)
     if which not in meta.vectors:
         raise StorageError(f"{workspace.where(name)} has no vectors named {which}; it has {sorted(meta.vectors)}")
     vector = meta.vectors[which]
     where = f"{folder}/{vector.file}"
-    with explained("mapping", workspace.where(where)):
+    source = Path(workspace.path(where)) if workspace.is_local else io.BytesIO(workspace.read(where))
+    return load_vectors(source, vector, workspace.where(where), workspace.where(name))
+
+
+def load_vectors(source: Path | BinaryIO, vector: VectorFile, where: str, marker: str) -> NDArray[np.float16]:
+    """One vector file, float16 [n, d]: a path as a read-only memory map, a stream as an array.
+
+    where, marker: the file and its part's Parquet file, for messages. Raises StorageError when it is gone or damaged.
+    """
+    with explained("mapping", where):
         try:
-            if workspace.is_local:
-                rows = np.load(workspace.path(where), mmap_mode="r", allow_pickle=False)
-            else:
-                rows = np.load(io.BytesIO(workspace.read(where)), allow_pickle=False)
+            rows = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise StorageError(
-                f"{workspace.where(where)} is damaged ({error}); delete {workspace.where(name)} and run again"
-            ) from error
+            raise StorageError(f"{where} is damaged ({error}); delete {marker} and run again") from error
     if rows.shape != (vector.rows, vector.dim) or rows.dtype != np.float16:
         raise StorageError(
-            f"{workspace.where(where)} holds {rows.dtype} {rows.shape}, its part says float16 "
-            f"({vector.rows}, {vector.dim}); delete {workspace.where(name)} and run again"
+            f"{where} holds {rows.dtype} {rows.shape}, its part says float16 ({vector.rows}, {vector.dim}); "
+            f"delete {marker} and run again"
         )
     return rows  # type: ignore[no-any-return]

@@ -40,6 +40,11 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 }
 #: Formats this module reads, as they appear in the ``format`` column.
 FORMATS = tuple(_PLUGINS)
+#: Segments of a JPEG that hold its size, those that may be passed over, and beginnings of such that may not.
+_JPEG_FRAMES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")
+_JPEG_PLAIN = frozenset(bytes([0xFF, n]) for n in (0xC4, 0xDD, *range(0xE0, 0xF0), 0xFE))
+_JPEG_HARD = (b"Exif", b"Photoshop")
+_JPEG_HARD_IF_SHORT = (*_JPEG_HARD, b"JFIF", b"ICC_PROFILE")
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 
@@ -151,8 +156,46 @@ def _grey(values: NDArray[Any]) -> Image.Image:
 def _size(data: bytes, fmt: str) -> tuple[int, int]:
     if fmt == "webp":  # Pillow would set up a decoder with two full frames
         return _webp_size(data)
+    if fmt == "jpeg" and (size := _plain_jpeg_size(data)) is not None:
+        return size
     with _PLUGINS[fmt](io.BytesIO(data)) as image:
         return image.size
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Size of a JPEG whose header has only what Pillow is sure to accept; None: let Pillow judge.
+
+    Walks the segments up to the first scan (ITU-T T.81, annex B), about twenty times as fast as Pillow, which makes
+    objects of all of them. Exif and Photoshop blocks, whose parsing may fail, and rare frame types are left to Pillow.
+    """
+    size: tuple[int, int] | None = None
+    at = 2
+    while True:
+        marker, length = data[at : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        start, end = at + 4, at + 2 + length
+        if length < 2 or end > len(data):
+            return None
+        if marker == b"\xff\xda":
+            return size
+        if marker == b"\xff\xdb":
+            while start < end:
+                start += 65 if data[start] < 16 else 129
+            if start != end:
+                return None
+        elif marker in _JPEG_FRAMES:
+            layers = data[start + 5] if length > 7 else 0
+            if size or data[start] != 8 or layers not in (1, 3, 4) or length != 8 + 3 * layers:
+                return None
+            height, width = data[start + 1 : start + 3], data[start + 3 : start + 5]
+            size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            if not all(size):
+                return None
+        elif marker not in _JPEG_PLAIN or (
+            marker[1] >= 0xE0
+            and (length < 9 or data.startswith(_JPEG_HARD if length >= 16 else _JPEG_HARD_IF_SHORT, start))
+        ):
+            return None
+        at = end
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

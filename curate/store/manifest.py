@@ -33,6 +33,17 @@ class ShardStats(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the tar")
 
 
+class Upstream(BaseModel):
+    """What the downloader of the input said of its work. attempted = successes + failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attempted: int = Field(ge=0, description="urls that were tried")
+    successes: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    reasons: dict[str, int] = Field(description="failures by reason, the most frequent ones; the rest as other")
+
+
 class Manifest(BaseModel):
     """`manifest.json`, written last. input_samples = samples + dropped_samples."""
 
@@ -46,6 +57,7 @@ class Manifest(BaseModel):
     dropped_samples: int = Field(ge=0)
     dropped: dict[str, dict[str, int]] = Field(description="step -> reason -> samples, in the order of the steps")
     shards: int = Field(ge=0)
+    upstream: Upstream | None = Field(default=None, description="totals of a downloader's input; left out without any")
     files: dict[str, ReleaseFile] = Field(description="every file of the release but this one, by relative path")
 
 

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from curate.errors import InputError
+from curate.store.remote import NoRanges, Remote
+from curate.store.retry import VARIABLE, GaveUp, code_of, said
 
 #: Protocol -> what to install when its filesystem is missing ("" = comes with fsspec).
 PROTOCOLS = {
@@ -35,10 +37,9 @@ PROTOCOLS = {
 MAX_NAMES = 1_000_000
 _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.(-?\d+))?\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+):(//)?")
-_ETAG_KEYS = ("etag", "md5", "md5hash", "content-md5", "digest", "sha256")
+_ETAG_KEYS = ("etag", "md5", "md5hash", "content-md5", "digest", "sha256", "blob_id")
 _TIME_KEYS = ("mtime", "lastmodified", "last_modified", "last-modified", "updated")
 _BUFFER = 1 << 20
-_REMOTE_BLOCK = 8 << 20
 
 
 def split_protocol(url: str) -> tuple[str, str]:
@@ -72,6 +73,7 @@ def split_protocol(url: str) -> tuple[str, str]:
 def resolve(url: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URL and the path inside it (absolute for local paths; nothing need exist there).
 
+    Remote ones are a :class:`curate.store.remote.Remote`, which tries every call again while its errors may pass.
     Listings are never cached, so what another process wrote is seen. Raises :class:`InputError` (refused URL, missing
     extra).
     """
@@ -79,8 +81,7 @@ def resolve(url: str) -> tuple[Any, str]:
     try:
         if protocol == "file":
             return fsspec.filesystem("file"), str(Path(rest).expanduser().absolute())
-        options = {} if protocol == "memory" else {"use_listings_cache": False}
-        fs = fsspec.filesystem(protocol, **options)
+        fs = fsspec.filesystem(protocol) if protocol == "memory" else Remote(protocol)
     except ImportError as err:
         extra = PROTOCOLS[protocol]
         raise InputError(f"{protocol}:// needs a package that is not installed: pip install {extra!r}.") from err
@@ -101,16 +102,15 @@ def join(url: str, *names: str) -> str:
 
 
 def open_read(url: str) -> BinaryIO:
-    """Open for reading from the start with large buffers: 1 MiB local, 8 MiB requests remote; http streams, no seek.
+    """Open for reading with large buffers: 1 MiB local, 8 MiB requests remote; http servers without ranges: no seek.
 
-    Raises :class:`InputError` when it cannot be opened.
+    Raises :class:`InputError` when it cannot be opened; reading raises OSError, for :func:`unreadable` to explain.
     """
     fs, path = resolve(url)
     try:
         if is_local(fs):
             return Path(path).open("rb", buffering=_BUFFER)
-        # over http one streamed response: works with servers that know no ranges
-        return cast(BinaryIO, fs.open(path, "rb", block_size=0 if path.startswith("http") else _REMOTE_BLOCK))
+        return cast(BinaryIO, fs.open(path, "rb"))
     except OSError as err:
         raise unreadable(url, err) from err
 
@@ -171,13 +171,23 @@ def read_range(url: str, start: int, length: int) -> bytes:
 
 def unreadable(url: str, err: OSError) -> InputError:
     """The sentence for a file that cannot be read."""
+    if code_of(err) == "NoSuchBucket":
+        return InputError(f"{url}: there is no such bucket; check its name and the endpoint.")
     if isinstance(err, FileNotFoundError):
         return InputError(f"{url}: there is no such file; check the path, or remove it from the input.")
     if isinstance(err, PermissionError):
-        return InputError(f"{url}: permission denied; check the file's rights or the storage credentials.")
+        remote = "" if split_protocol(url)[0] == "file" else f" ({said(err)})"
+        return InputError(f"{url}: permission denied{remote}; check the file's rights or the storage credentials.")
     if isinstance(err, IsADirectoryError):
         return InputError(f"{url}: is a folder, not a file.")
-    return InputError(f"{url}: cannot be read ({err}).")
+    if isinstance(err, GaveUp):
+        return InputError(
+            f"{url}: {err}; check that the storage is up and its address right, then run the same command again "
+            f"({VARIABLE} sets for how many seconds to try)."
+        )
+    if isinstance(err, NoRanges):
+        return InputError(f"{url}: the server ignores range requests; copy the shards to a disk or an object store.")
+    return InputError(f"{url}: cannot be read ({said(err)}).")
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from curate.errors import StorageError
+from curate.store.retry import VARIABLE, GaveUp, code_of, said
 from curate.store.urls import resolve
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -27,11 +28,25 @@ def explained(action: str, where: str) -> Iterator[None]:
     """Turn operating-system errors into a StorageError that says what failed, where and what to do."""
     try:
         yield
+    except GaveUp as error:
+        raise StorageError(
+            f"{action} {where}: {error}; check that the storage is up and its address right, then run the same command "
+            f"again: finished parts are kept ({VARIABLE} sets for how many seconds to try)"
+        ) from error
     except FileNotFoundError as error:
+        if code_of(error) == "NoSuchBucket":
+            raise StorageError(
+                f"{action} {where}: there is no such bucket; create it, or check its name and the endpoint"
+            ) from error
         raise StorageError(
             f"{action} {where}: no such file; it was removed or never finished, run again to make it"
         ) from error
     except PermissionError as error:
+        if "://" in where:
+            raise StorageError(
+                f"{action} {where}: permission denied ({said(error)}); check the credentials in the environment and "
+                "what they may do there, or choose another workspace"
+            ) from error
         raise StorageError(
             f"{action} {where}: permission denied; choose another workspace or fix its rights"
         ) from error
@@ -41,7 +56,7 @@ def explained(action: str, where: str) -> Iterator[None]:
                 f"{action} {where}: no space left on the device; free some space and run the same command again: "
                 "finished parts are kept"
             ) from error
-        raise StorageError(f"{action} {where}: {error}") from error
+        raise StorageError(f"{action} {where}: {said(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -94,8 +109,8 @@ class Workspace:
     def create(self, name: str) -> Iterator[BinaryIO]:
         """Open `name` for streaming; it appears only when the block ends without an error.
 
-        What is not on local disk is written to scratch disk first and put whole: closing a half-written upload would
-        make it visible. Raises StorageError (permission, full disk).
+        What is not on local disk is written to scratch disk first, then uploaded (from 32 MiB in parts) and looked at
+        again: closing a half-written upload would make it visible. Raises StorageError (permission, full disk).
         """
         with explained("writing", self.where(name)):
             if self.is_local:
@@ -127,6 +142,16 @@ class Workspace:
         with explained("reading", self.where(name)):
             return bytes(self._fs.cat_file(self.path(name)))
 
+    def read_range(self, name: str, start: int | None, stop: int | None) -> bytes:
+        """Bytes [start, stop) of one file, one request up to 32 MiB; fewer only when the file ends before.
+
+        start below 0 with stop None: the last -start bytes, or all there are.
+        """
+        with explained("reading", self.where(name)):
+            if start is not None and stop is not None and stop <= start:
+                return b""
+            return bytes(self._fs.cat_file(self.path(name), start=start, end=stop))
+
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """Open one file for reading with seek."""
@@ -149,7 +174,8 @@ class Workspace:
         return {
             name: int(entry["size"] or 0)
             for entry in entries
-            if entry["type"] == "file" and not (name := entry["name"].rsplit("/", 1)[-1]).startswith(".")
+            # a name that ends in a slash is a folder's marker, which some tools leave on object stores
+            if entry["type"] == "file" and (name := entry["name"].rsplit("/", 1)[-1]) and not name.startswith(".")
         }
 
     def folders(self, folder: str = "") -> list[str]:

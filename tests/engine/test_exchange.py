@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import itertools
+import threading
+import tracemalloc
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from curate.engine import exchange
 from curate.engine.exchange import (
     Buckets,
     Records,
+    _ahead,
     part_groups,
     read_back,
     read_bucket,
@@ -126,6 +130,16 @@ def test_by_weight_covers_all_keys_within_the_limit(weights: list[int], limit: i
         assert total + weights[start] > limit
 
 
+@given(weights=st.lists(st.integers(0, 50), min_size=1, max_size=200), most=st.integers(1, 20))
+def test_by_weight_makes_larger_buckets_rather_than_very_many(weights: list[int], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "MAX_BUCKETS", most)
+        buckets = Buckets.by_weight(np.asarray(weights, dtype=np.int64), limit=1)
+    # two neighbours together are fuller than one may be
+    assert buckets.n <= 2 * most + 1
+    assert (buckets.bounds[0], buckets.bounds[-1]) == (0, len(weights))
+
+
 def test_by_weight_without_keys_is_one_bucket() -> None:
     assert Buckets.by_weight(np.zeros(0, dtype=np.int64)).n == 1
 
@@ -153,9 +167,42 @@ def test_runs_are_flushed_at_the_limit(place: Workspace, monkeypatch: pytest.Mon
     write_runs(place, "s", 0, made, Buckets((0, 1, 2)))
     assert sorted(place.listing("s")) == [
         "run-00000.000.rows.npy", "run-00000.000.vectors.npy", "run-00000.001.rows.npy", "run-00000.001.vectors.npy",
-        "run-00000.json",
+        "run-00000.json", "run-00000.offsets.npy",
     ]  # fmt: skip
     np.testing.assert_array_equal(np.unique(read_bucket(place, "s", 1, 1).rows["part"]), [1, 3])
+
+
+def test_writing_a_run_holds_its_vectors_once(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "RUN_BYTES", 8 << 20)
+    monkeypatch.setattr(exchange, "_BLOCK_BYTES", 256 << 10)
+    rng = np.random.default_rng(0)
+
+    def part(number: int) -> Records:
+        rows = np.zeros(2048, dtype=DTYPE)
+        rows["key"], rows["part"], rows["row"] = rng.integers(0, 50, 2048), number, np.arange(2048)
+        return Records(rows, np.full((2048, 128), number, dtype=np.float16))
+
+    one = part(0).nbytes
+    tracemalloc.start()
+    write_runs(place, "s", 0, (part(number) for number in range(40)), Buckets((0, 50)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 8 << 20 <= peak <= (8 << 20) + 3 * one
+    bucket = read_bucket(place, "s", 1, 0)
+    assert len(bucket.rows) == 40 * 2048
+    vectors = bucket.vectors(np.arange(len(bucket.rows)))
+    np.testing.assert_array_equal(vectors, np.repeat(bucket.rows["part"], 128).reshape(-1, 128).astype(np.float16))
+
+
+def test_a_part_beyond_the_last_that_got_something_back_is_empty(place: Workspace) -> None:
+    back = np.zeros(2, dtype=BACK)
+    back["part"], back["row"] = [1, 4], [3, 5]
+    write_back(place, "s", 0, back)
+    write_back(place, "s", 1, back[:1])
+    came = {part: rows["row"].tolist() for part, rows in read_back(place, "s", 2, range(3, 9))}
+    assert came == {3: [], 4: [5], 5: [], 6: [], 7: [], 8: []}
+    assert [rows["row"].tolist() for _, rows in read_back(place, "s", 2, [0, 1])] == [[], [3, 3]]
+    assert [rows.dtype for _, rows in read_back(place, "s", 2, range(5, 7))] == [BACK, BACK]
 
 
 def test_large_vectors_lie_on_scratch_disk(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +258,60 @@ def test_a_missing_run_or_cut_marker_is_a_sentence(place: Workspace) -> None:
         read_bucket(place, "s", 1, 0)
 
 
+@settings(deadline=None, max_examples=40)
+@given(sizes=st.lists(st.integers(0, 40), max_size=30), most=st.integers(1, 60), readers=st.integers(1, 5))
+def test_remote_reads_run_ahead_in_order_and_within_bounds(sizes: list[int], most: int, readers: int) -> None:
+    lock, begun, seen = threading.Lock(), set[int](), list[int]()
+
+    def read(item: int) -> int:
+        with lock:
+            begun.add(item)
+            under_way = [i for i in begun if i >= len(seen)]
+            assert len(under_way) <= readers + 1
+            # what the caller holds has been given to it already
+            assert sum(sizes[i] for i in under_way[1:]) <= max(most, max(sizes)) + sizes[under_way[0]]
+        return item * item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "READERS", readers)
+        patch.setattr(exchange, "AHEAD_BYTES", most)
+        for given_back in _ahead(Workspace("memory://x"), read, range(len(sizes)), sizes.__getitem__):
+            with lock:
+                seen.append(given_back)
+    assert seen == [item * item for item in range(len(sizes))]
+
+
+def test_an_error_of_a_remote_read_reaches_the_caller() -> None:
+    def read(item: int) -> int:
+        if item == 3:
+            raise StorageError("the third")
+        return item
+
+    came: list[int] = []
+    with pytest.raises(StorageError, match="the third"):
+        came.extend(_ahead(Workspace("memory://x"), read, range(9)))
+    assert came == [0, 1, 2]
+
+
 def test_read_rows_reads_a_range_of_any_shape(place: Workspace, tmp_path: Path) -> None:
     array = np.arange(60, dtype=np.float32).reshape(10, 3, 2)
     np.save(tmp_path / "a.npy", array)
     np.testing.assert_array_equal(read_rows(place, "a.npy", 4, 7), array[4:7])
     assert read_rows(place, "a.npy", 5, 5).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 5), (1, 1), (0, 20_000), (7, 3_000), (15_000, 15_003), (19_999, 20_000)]
+)
+def test_read_rows_from_remote_storage_near_the_header_and_far_from_it(
+    memory: Workspace, start: int, stop: int
+) -> None:
+    array = np.arange(40_000, dtype=np.int32).reshape(20_000, 2)
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    memory.put("far.npy", buffer.getvalue())
+    np.testing.assert_array_equal(read_rows(memory, "far.npy", start, stop), array[start:stop])
+    memory.put("far.npy", buffer.getvalue()[:-1])
+    if stop == len(array):
+        with pytest.raises(StorageError, match="it ends early"):
+            read_rows(memory, "far.npy", start, stop)

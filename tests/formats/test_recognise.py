@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from curate.errors import InputError
-from curate.formats.recognise import Recognised, recognise
+from curate.formats.recognise import recognise
 
 
 def image(kind: str = "JPEG", colour: int = 0) -> bytes:
@@ -86,6 +86,7 @@ def test_imagenet_as_distributed(tmp_path: Path) -> None:
     found = recognise(str(tmp_path))
     assert (found.layout, found.location) == ("archive", f"{tmp_path}/ILSVRC2012_img_train.tar")
     assert "ILSVRC2012_img_val.tar" in found.notes[0]
+    assert (found.files, found.samples) == (1, 1)
     val = recognise(str(tmp_path / "ILSVRC2012_img_val.tar"))
     assert (val.layout, dict(val.options)) == ("shards", {"image": "jpeg"})
 
@@ -143,11 +144,13 @@ def test_embeddings(tmp_path: Path) -> None:
     assert found.fields == {"similarity": "float"}
 
 
-def test_lists_and_memory(tmp_path: Path) -> None:
-    (tmp_path / "shards.txt").write_text("a.tar\n")
-    assert recognise(str(tmp_path / "shards.txt")) == Recognised(
-        "shards", str(tmp_path / "shards.txt"), "a list of shards", 0, None, None
-    )
+def test_a_list_of_shards(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", sample("1") | sample("2"))
+    (tmp_path / "shards.txt").write_text("a.tar\nb.tar\n")
+    found = recognise(str(tmp_path / "shards.txt"))
+    assert (found.layout, found.location) == ("shards", str(tmp_path / "shards.txt"))
+    assert (found.files, found.samples, found.options["caption"]) == (2, 4, "txt")
 
 
 @pytest.mark.parametrize(

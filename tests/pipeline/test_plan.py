@@ -120,8 +120,9 @@ def test_a_changed_shard_changes_its_part_only_where_rows_stand_alone(full: dict
     other = plan(full)
     same = {s.name: [a == b for a, b in zip(s.parts, other.step(s.name).parts, strict=True)] for s in first.steps}
     assert same["index"] == [True, False, True]
-    # all uids are compared with all others, so their step and all that see what is alive begin anew
-    assert all(same[name] == [False] * 3 for name in NAMES[1:])
+    # of one uid the first stays: a part knows those before it, and so do steps that see what is alive
+    assert all(same[name] == [True, False, False] for name in ("uids", "filter", "embed", "dedup-exact"))
+    assert all(same[name] == [False] * 3 for name in ("cluster", "dedup", "prune", "release"))
     assert [s.folder for s in first.steps] == [s.folder for s in other.steps]
 
 
@@ -150,7 +151,10 @@ def test_pilots(full: dict[str, Any]) -> None:
     assert [step.name for step in made.steps] == [*NAMES[:2], "sample", *NAMES[2:]]
     assert made.step("sample").stage.config.fraction == 0.5
     assert plan(full, limit_shards=2).step("index").parts == plan(full).step("index").parts[:2]
-    assert plan(full, limit_shards=2).step("uids").parts != plan(full).step("uids").parts[:2]
+    for name in ("uids", "filter", "embed", "dedup-exact"):
+        assert plan(full, limit_shards=2).step(name).parts == plan(full).step(name).parts[:2]
+    assert plan(full, limit_shards=2).step("uids").whole != plan(full).step("uids").whole  # its tables hold fewer uids
+    assert plan(full, limit_shards=2).step("prune").parts != plan(full).step("prune").parts[:2]
 
 
 def test_a_reference_left_out_is_the_nearest_before(full: dict[str, Any], tiny_clip: dict[str, Any]) -> None:

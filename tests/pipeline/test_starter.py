@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import corpus
+import downloads
+import embedding_folder
+import polars as pl
 import pytest
 import yaml
 from hypothesis import given
@@ -48,17 +52,51 @@ def test_any_place_survives_as_yaml(place: str, samples: int, notes: list[str]) 
     assert concepts == (100 if not samples else min(5000, max(1, int(samples**0.5))))
 
 
-@pytest.mark.parametrize("layout", ["shards", "folder"])
-def test_what_is_written_runs(tmp_path: Path, layout: str) -> None:
+def make_tars(root: Path) -> int:
+    corpus.write_good_shards(root, shards=2, samples=12)
+    return 24
+
+
+def make_folder(root: Path) -> int:
+    for n in range(24):
+        (root / "ab"[n % 2]).mkdir(exist_ok=True)
+        (root / "ab"[n % 2] / f"{n}.jpg").write_bytes(corpus.jpeg(n))
+    return 24
+
+
+def make_downloads(root: Path) -> int:
+    return len(downloads.write_downloads(root, uid=True))
+
+
+def make_archive(root: Path) -> int:
+    inner = [
+        (f"n0{c}.tar", corpus.tar_bytes([(f"n0{c}_{n}.JPEG", corpus.jpeg(8 * c + n)) for n in range(8)]))
+        for c in (1, 2)
+    ]
+    (root / "ILSVRC2012_img_train.tar").write_bytes(corpus.tar_bytes([*inner]))
+    return 16
+
+
+def make_parquet(root: Path) -> int:
+    images = [{"bytes": corpus.jpeg(n), "path": None} for n in range(12)]
+    frame = pl.DataFrame({"image": images, "text": ["words"] * 12, "score": [0.5] * 12})
+    frame.write_parquet(root / "train-00000-of-00001.parquet")
+    return 12
+
+
+def make_embeddings(root: Path) -> int:
+    embedding_folder.made(root, [20, 13])
+    return 33
+
+
+@pytest.mark.parametrize("make", [make_tars, make_folder, make_downloads, make_archive, make_parquet, make_embeddings])
+def test_what_is_written_runs(tmp_path: Path, make: Callable[[Path], int]) -> None:
     root = tmp_path / "in"
     root.mkdir()
-    if layout == "shards":
-        corpus.write_good_shards(root, shards=2, samples=12)
-    else:
-        for n in range(24):
-            (root / "ab"[n % 2]).mkdir(exist_ok=True)
-            (root / "ab"[n % 2] / f"{n}.jpg").write_bytes(corpus.jpeg(n))
+    rows = make(root)
     text = starter(recognise(str(root)), name="tiny", workspace=str(tmp_path / "work"), file="x.yaml")
-    run = curate.run(yaml.safe_load(text), workers=0)
-    assert (run.record.status, run.record.rows, run.record.quarantined) == ("done", 24, 0)
-    assert run.release is not None
+    fields = [line.replace("# fields", "fields") for line in text.splitlines()]
+    for version in (text, "\n".join(fields)):
+        run = curate.run(yaml.safe_load(version), workers=0)
+        assert (run.record.status, run.record.rows, run.record.quarantined) == ("done", rows, 0)
+        assert run.release is not None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import curate
 from curate.engine import exchange
+from curate.stages.exact import ExactStage
 from curate.stages.uids import UidsStage
 from curate.store.workspace import Workspace
 
@@ -78,6 +79,30 @@ def test_against_brute_force(data: st.DataObject, sizes: list[int], tmp_path_fac
         assert reason == (None if expected else "duplicate_uid" if ok else "bad_image")
         if ok:
             seen.add(uid)
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data(), sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5))
+def test_appended_parts_change_nothing_of_those_before(
+    data: st.DataObject, sizes: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For uids and for equal bytes: the columns of a part are the same whatever comes behind it."""
+    rows = sum(sizes)
+    uids = np.asarray(data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows)), dtype=np.uint64)
+    columns = {
+        "uid_hi": uids << 61,
+        "uid_lo": np.zeros(rows, dtype=np.uint64),
+        "sha256": [f"{n:064x}" for n in data.draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))],
+        "status": data.draw(st.lists(st.sampled_from(["ok", "ok", "bad_image"]), min_size=rows, max_size=rows)),
+    }
+    found = []
+    for parts in (data.draw(st.integers(1, len(sizes) - 1)), len(sizes)):
+        end = sum(sizes[:parts])
+        made = Bench(str(tmp_path_factory.mktemp("earlier")), parts)
+        made.index(sizes[:parts], **{name: values[:end] for name, values in columns.items()})
+        found.append((made.stage(UidsStage), made.stage(ExactStage)))
+    for before, after in zip(*found, strict=True):
+        assert after.head(before.height).equals(before)
 
 
 def test_the_tables_hold_all_uids_sorted(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

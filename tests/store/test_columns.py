@@ -18,6 +18,7 @@ from curate.store.columns import (
     part_file,
     read_columns,
     read_entry,
+    read_meta,
     read_vectors,
     write_part,
 )
@@ -52,6 +53,20 @@ def test_what_is_written_is_read_back(place: Workspace) -> None:
     assert isinstance(vectors, np.memmap) == place.is_local
     if place.is_local:
         assert not vectors.flags.writeable
+
+
+@pytest.mark.parametrize("notes", [0, 1, 5_000])
+def test_the_footer_is_read_without_the_part(place: Workspace, notes: int) -> None:
+    """Small ones are the whole file; 5,000 notes make a footer of more than the 64 KiB that are read first."""
+    meta = META.model_copy(update={"notes": [{"shard": f"{i:05d}.tar", "reason": "cut"} for i in range(notes)]})
+    big = pl.DataFrame({"x": np.random.default_rng(0).random(20_000)})
+    for frame in (FRAME, big):
+        entry = write_part(place, "g", meta, frame, {"image": VECTORS})
+        assert read_meta(place, "g", 7, "abc").model_dump() == entry.model_dump(exclude={"nbytes", "sha256"})
+    data = place.read(f"g/{part_file(7, 'abc')}")
+    place.put(f"g/{part_file(7, 'abc')}", data[:-1])
+    with pytest.raises(StorageError, match="damaged"):
+        read_meta(place, "g", 7, "abc")
 
 
 def test_the_entry_names_size_and_hash_of_every_file(place: Workspace) -> None:

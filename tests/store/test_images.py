@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
-from curate.store.images import DecodeError, decode_rgb, probe
+from curate.store.images import DecodeError, _plain_jpeg_size, decode_rgb, probe
 
 LIMIT = 100_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on damaged files
@@ -155,3 +155,64 @@ def test_damage_gives_a_status_or_a_decode_error(data: bytes, draw: st.DataObjec
         return
     assert info.status == "ok"
     assert (image.mode, image.width * image.height <= 10_000) == ("RGB", True)
+
+
+def _jpegs() -> list[bytes]:
+    """Headers of every kind that cameras, editors and libjpeg write."""
+    image = corpus.photo(9, (40, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0
+    segment = b"\xff\xed" + (20).to_bytes(2, "big") + b"Photoshop 3.0\0" + b"8BIM"
+    plain = corpus.encode(image, "JPEG", quality=90)
+    return [
+        plain,
+        corpus.encode(image, "JPEG", progressive=True, comment=b"a comment"),
+        corpus.encode(image.convert("L"), "JPEG", icc_profile=bytes(200)),
+        corpus.encode(image.convert("CMYK"), "JPEG", dpi=(300, 300)),
+        corpus.encode(image, "JPEG", exif=exif.tobytes(), subsampling=0, restart_marker_blocks=2),
+        plain[:2] + segment + plain[2:],
+        corpus.encode(image, "JPEG", xmp=b"<x/>", qtables=[[300] * 64, [7] * 64]),
+    ]
+
+
+JPEGS = _jpegs()
+
+
+def _pillow_size(data: bytes) -> tuple[int, int] | None:
+    try:
+        with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
+            return image.size
+    except Exception:
+        return None
+
+
+def test_plain_jpegs_are_measured_without_pillow() -> None:
+    assert [_plain_jpeg_size(data) for data in JPEGS] == [(40, 24)] * 4 + [None, None, (40, 24)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(JPEGS),
+    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=4),
+    st.one_of(st.none(), st.integers(0, 700)),
+)
+def test_a_size_found_without_pillow_is_the_one_pillow_finds(
+    data: bytes, changes: list[tuple[int, int]], cut: int | None
+) -> None:
+    damaged = bytearray(data[:cut])
+    for at, value in changes:
+        if 2 < at < len(damaged):
+            damaged[at] = value
+    found = _plain_jpeg_size(bytes(damaged))
+    assert found is None or found == _pillow_size(bytes(damaged))
+
+
+@pytest.mark.parametrize("data", JPEGS)
+def test_every_byte_of_a_header_may_be_any_other(data: bytes) -> None:
+    """All single-byte changes of the first segments, with the values at which parsers turn."""
+    for at in range(3, min(len(data), 260)):
+        for value in (0, 1, 2, 4, 8, 16, 0xC0, 0xC4, 0xDA, 0xE1, 0xFE, 0xFF):
+            damaged = data[:at] + bytes([value]) + data[at + 1 :]
+            found = _plain_jpeg_size(damaged)
+            assert found is None or found == _pillow_size(damaged), (at, value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import os
 import sys
@@ -49,6 +50,8 @@ def test_local_paths_in_every_spelling(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(known, "s3", raising=False)  # it may have been used before
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(InputError, match=r"pip install 'curate\[s3\]'"):
         urls.resolve("s3://bucket/x.tar")

@@ -11,15 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3_server
+from s3_server import S3Server
 
 from curate.errors import StorageError
 from curate.store.workspace import Workspace
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server.serving(tmp_path_factory.mktemp("s3")) as server, s3_server.known(server.env):
+        yield server
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workspace]:
     if request.param == "local":
         yield Workspace(str(tmp_path / "deep" / "work"))
+    elif request.param == "s3":
+        yield Workspace(request.getfixturevalue("s3").url(f"test-{uuid.uuid4().hex}/work"))
     else:
         workspace = Workspace(f"memory://test-{uuid.uuid4().hex}")
         yield workspace
