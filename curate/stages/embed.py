@@ -181,7 +181,7 @@ class EmbedStage(Stage[EmbedConfig]):
         torch.stack(pixels, out=batch[: len(rows)])
         batch[len(rows) :] = 0
         if cuda:  # on a stream of its own: the copy runs beside the network at work
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             with torch.cuda.stream(stream):
                 batch = batch.to("cuda", non_blocking=True)
             stream.synchronize()
