@@ -97,9 +97,10 @@ class RayEngine:
         common: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "ignore_reinit_error": False}
         if address is None:
             # Items and results are small; data goes through the store, so a small object store is enough.
-            ray.init(
-                address="local", num_cpus=workers, include_dashboard=False, object_store_memory=128 << 20, **common
-            )
+            with _without_dashboard():
+                ray.init(
+                    address="local", num_cpus=workers, include_dashboard=False, object_store_memory=128 << 20, **common
+                )
         else:
             _reachable(address)
             ray.init(address=address, **common)
@@ -219,6 +220,24 @@ def _stops_as_they_are() -> Iterator[None]:
         if isinstance(error.__cause__, KeyboardInterrupt | Terminated):
             raise error.__cause__ from None
         raise
+
+
+@contextlib.contextmanager
+def _without_dashboard() -> Iterator[None]:
+    """Ray starts its agents without metrics and job server, as if `ray[default]` were not installed.
+
+    Nobody asks a local Ray for these; they take memory, a second or more of its start, and Ray ends itself when a busy
+    machine has not started them within 15 s.
+    """
+    name = "ray.dashboard.optional_deps"
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's way to make an import fail
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
 
 
 def _reachable(address: str | None) -> None:

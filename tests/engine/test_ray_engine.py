@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from curate.engine.base import Need
@@ -56,6 +57,16 @@ def test_every_item_once_on_other_processes(engine: RayEngine, need: Need) -> No
     pids = {d.result[1] for d in done}
     assert os.getpid() not in pids
     assert 1 <= len(pids) <= 2
+
+
+def test_a_local_ray_carries_no_dashboard_and_hides_nothing_afterwards(engine: RayEngine) -> None:
+    from ray.dashboard import optional_deps  # importable again
+
+    assert optional_deps.aiohttp
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in command for command in commands)
+    raylet = next(command for command in commands if "raylet/raylet" in command)
+    assert raylet.count("--minimal") >= 1  # in the command lines of its agents
 
 
 def test_no_items(engine: RayEngine) -> None:
