@@ -30,7 +30,14 @@ def inspect(
         print_json(facts)
         return 0
     console = stdout()
-    shown = {"shard": _shard, "workspace": _workspace, "release": _release, "array": _array, "uids": _uids}
+    shown = {
+        "shard": _shard,
+        "archive": _archive,
+        "workspace": _workspace,
+        "release": _release,
+        "array": _array,
+        "uids": _uids,
+    }
     shown.get(facts["kind"], _columns)(console, facts)
     return 0
 
@@ -52,6 +59,12 @@ def _shard(console: Console, facts: dict[str, Any]) -> None:
         columns(console, ("key", "status", "why"), [(r["key"], r["status"], r["detail"]) for r in facts["problems"]])
         if bad > len(facts["problems"]):
             line(console, f"  ... and {bad - len(facts['problems']):,} more")
+
+
+def _archive(console: Console, facts: dict[str, Any]) -> None:
+    line(console, f"tar of tars, {size(facts['bytes'])}, {count(facts['shards'], 'inner tar')}", "bold")
+    columns(console, ("inner tar", ">size"), [(one["shard"], size(one["bytes"])) for one in facts["first"]])
+    line(console, "give it as input.archive; the name of an inner tar is the label of its samples")
 
 
 def _sample(row: Mapping[str, Any]) -> tuple[object, ...]:

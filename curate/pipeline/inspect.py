@@ -17,10 +17,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import InputError, StorageError
+from curate.formats.archive import list_archive
 from curate.formats.datacomp import SUBSET, Subset, count_distinct, first_unsorted, uid_at
 from curate.formats.index import index_part
 from curate.formats.samples import IndexOptions
 from curate.formats.sources import PartSource, ShardInfo
+from curate.formats.tar import TarScan
 from curate.pipeline.status import read_status
 from curate.store import urls
 from curate.store.columns import PartMeta, parse_meta, part_file, read_columns, read_vectors
@@ -89,6 +91,12 @@ def _file(place: Workspace, name: str, path: str, nbytes: int, rows: int) -> dic
 
 
 def _shard(path: str, name: str, nbytes: int, rows: int) -> dict[str, Any]:
+    with urls.open_read(path) as handle:
+        first = next(iter(TarScan(handle, max_member_bytes=0, wanted=lambda _: False)), None)
+    if first is not None and first.raw_name.lower().endswith(b".tar"):
+        inner = list_archive(path)
+        shown = [{"shard": shard.rel, "bytes": shard.nbytes} for shard in inner[:rows]]
+        return {"kind": "archive", "bytes": nbytes, "shards": len(inner), "first": shown}
     source = PartSource(0, "tar", (ShardInfo(path, name, nbytes, ""),))
     frame, notes = index_part(source, IndexOptions(input_name="inspect", caption_ext="txt"))
     members = frame["members"].explode(empty_as_null=False).struct.unnest() if frame.height else pl.DataFrame()

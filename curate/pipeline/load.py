@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-import fsspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from curate.errors import InputError
 from curate.pipeline import locate, sentences
 from curate.pipeline.environment import Expansion, expand
 from curate.pipeline.overrides import SOURCE as OVERRIDE
@@ -30,6 +30,7 @@ from curate.pipeline.spec import (
     stage_names,
 )
 from curate.stages.config import check_slug
+from curate.store import urls
 
 __all__ = ["Loaded", "Problem", "SpecProblems", "load"]
 
@@ -320,12 +321,14 @@ def _bytes(source: str, name: str) -> bytes:
     limit = locate.MAX_BYTES + 1
     try:
         if "://" in source:
-            with fsspec.open(source, "rb") as remote:
-                return bytes(remote.read(limit))
+            with urls.open_read(source) as remote:
+                return remote.read(limit)
         with FilePath(source).open("rb") as file:
             return file.read(limit)
     except FileNotFoundError:
         message = "no such file"
+    except InputError as error:
+        message = "no such file" if isinstance(error.__cause__, FileNotFoundError) else str(error)
     except (OSError, ValueError, ImportError) as error:
         message = f"cannot be read: {error}"
     raise SpecProblems([Problem(name, None, None, "", None, message)]) from None

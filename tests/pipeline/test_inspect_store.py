@@ -50,6 +50,14 @@ def test_every_fault_of_a_shard_is_named(tmp_path: Path) -> None:
         assert reasons == [b.reason for b in broken if b.shard == shard]
 
 
+def test_a_tar_of_tars_lists_its_tars(tmp_path: Path) -> None:
+    inner = [(f"n0{c}.tar", corpus.tar_bytes([(f"n0{c}_1.JPEG", corpus.jpeg(c))])) for c in range(3)]
+    (tmp_path / "train.tar").write_bytes(corpus.tar_bytes([*inner]))
+    facts = inspect(str(tmp_path / "train.tar"), rows=2)
+    assert (facts["kind"], facts["shards"]) == ("archive", 3)
+    assert facts["first"] == [{"shard": name, "bytes": len(data)} for name, data in inner[:2]]
+
+
 def test_a_group_counts_rows_nulls_and_drops() -> None:
     truth = small_run().run.columns("prune").collect()
     found = inspect(str(folder("prune")), 4)
