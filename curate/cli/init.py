@@ -37,7 +37,7 @@ def init(
         return 0
     console = output.stdout()
     many = f", about {found.samples:,} samples" if found.samples else ""
-    size = f", {found.nbytes / 1e9:,.2f} GB" if found.nbytes else ""
+    size = f", {output.size(found.nbytes)}" if found.nbytes else ""
     what = {"folder": "images seen", "parquet": "tables", "embeddings": "arrays", "archive": "inner tars"}.get(
         found.layout, "shards"
     )
