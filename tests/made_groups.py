@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import s3_server
 from numpy.typing import NDArray
 
 from curate.store.columns import PartMeta, write_part
@@ -70,3 +73,16 @@ def write(workspace: Workspace, sizes: Sequence[int], seed: int = 0, filler: int
         parts=entries,
     )
     return Made(group, pl.concat(frames), np.concatenate(vectors))
+
+
+def places(kind: str, folder: Path) -> Iterator[Workspace]:
+    """An empty workspace on local disk, in memory or on an S3 server; for fixtures."""
+    if kind == "local":
+        yield Workspace(str(folder))
+    elif kind == "memory":
+        workspace = Workspace(f"memory://test-{uuid.uuid4().hex}")
+        yield workspace
+        workspace.remove("")
+    else:
+        with s3_server.serving(folder) as server, s3_server.known(server.env):
+            yield Workspace(server.url("run"))

@@ -32,6 +32,7 @@ Allow = Annotated[
 Deny = Annotated[
     list[str] | None, typer.Option("--deny", metavar="FILE", help="Release no sample whose uid is in this list.")
 ]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Try the samples again that were set aside before.")]
 OkIfQuarantined = Annotated[
     bool, typer.Option("--ok-if-quarantined", help="Exit with 0 even if some samples had to be set aside.")
 ]
@@ -45,9 +46,7 @@ def run(
     set_: Set = None,
     limit_shards: LimitShards = None,
     sample: Sample = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the samples again that were set aside before.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     allow: Allow = None,
     deny: Deny = None,
     address: Address = None,

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from curate.cli import output
-from curate.cli.run import Allow, Deny, LimitShards, OkIfQuarantined, Pipeline, Quiet, Report, Sample, Set
+from curate.cli.run import Allow, Deny, LimitShards, OkIfQuarantined, Pipeline, Quiet, Report, RetryFailed, Sample, Set
 from curate.engine.package import write_zip
 from curate.engine.submit import Jobs, choose_address, is_here, passed_on
 from curate.errors import SpecError
@@ -53,9 +53,7 @@ def submit(
     set_: Set = None,
     limit_shards: LimitShards = None,
     sample: Sample = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try the samples again that were set aside before.")
-    ] = False,
+    retry_failed: RetryFailed = False,
     allow: Allow = None,
     deny: Deny = None,
     ok_if_quarantined: OkIfQuarantined = False,

@@ -5,10 +5,9 @@ What never lives here: what the columns mean (parquet.py, clip_retrieval.py).
 
 from __future__ import annotations
 
-import io
 import json
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import InputError
 from curate.store import urls
+from curate.store.ranges import RangeFile
 
 BATCH_ROWS = 64
 #: A remote row group of at most this many compressed bytes is fetched whole, in few requests; a larger one in pieces.
@@ -47,7 +47,7 @@ class Table:
         self.local = urls.is_local(fs)
         if self.local:
             urls.open_read(url).close()  # the sentence for a file that is gone
-        source = path if self.local else _Ranges(url, nbytes)
+        source = path if self.local else RangeFile(_fetched(url), nbytes)
         try:
             # pieces, not column chunks: a row group of any size is then read in bounded memory
             piece = _LOCAL_PIECE if self.local else _REMOTE_PIECE
@@ -122,35 +122,14 @@ def text_column(table: Table, asked: str, option: str) -> str:
     )
 
 
-class _Ranges(io.RawIOBase):
-    """A remote file with random access, one range request a read."""
-
-    def __init__(self, url: str, nbytes: int) -> None:
-        super().__init__()
-        self._url, self._nbytes, self._at = url, nbytes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._nbytes}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._nbytes - self._at)
-        size = left if size < 0 else min(size, left)
-        data = urls.read_range(self._url, self._at, size) if size else b""
-        if len(data) > size:
-            raise InputError(f"{self._url}: the server ignores range requests; copy the files to a disk or a bucket.")
-        self._at += len(data)
+def _fetched(url: str) -> Callable[[int, int], bytes]:
+    def fetch(start: int, stop: int) -> bytes:
+        data = urls.read_range(url, start, stop - start)
+        if len(data) > stop - start:
+            raise InputError(f"{url}: the server ignores range requests; copy the files to a disk or a bucket.")
         return data
+
+    return fetch
 
 
 def _not_readable(url: str, nbytes: int, err: Exception) -> NotReadable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from curate.errors import StorageError
 from curate.pipeline.vectors import Vectors
 from curate.store.columns import PartEntry, part_file
 from curate.store.groups import Group
+from curate.store.ranges import RangeFile
 from curate.store.workspace import Workspace
 
 AHEAD = 8
@@ -111,34 +111,9 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 def _open(workspace: Workspace, group: Group, part: PartEntry) -> pq.ParquetFile:
     name = _name(group, part)
     try:
-        return pq.ParquetFile(_Ranges(workspace, name, part.nbytes), pre_buffer=True)
+        ranges = RangeFile(lambda start, stop: workspace.read_range(name, start, stop), part.nbytes)
+        return pq.ParquetFile(ranges, pre_buffer=True)
     except pa.ArrowInvalid as error:
         raise StorageError(
             f"{workspace.where(name)} is damaged ({error}); delete it and run the same command again"
         ) from error
-
-
-class _Ranges(io.RawIOBase):
-    """A file of known size as a seekable stream in which every read is one request for just these bytes."""
-
-    def __init__(self, workspace: Workspace, name: str, nbytes: int) -> None:
-        self._workspace, self._name, self._nbytes, self._at = workspace, name, nbytes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._nbytes}[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        stop = self._nbytes if size < 0 else min(self._at + size, self._nbytes)
-        data = self._workspace.read_range(self._name, self._at, stop)
-        self._at += len(data)
-        return data

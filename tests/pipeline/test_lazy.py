@@ -8,7 +8,6 @@ import made_groups
 import numpy as np
 import polars as pl
 import pytest
-import s3_server
 from made_groups import Made
 from polars.testing import assert_frame_equal
 
@@ -22,16 +21,7 @@ SIZES = (0, 7, 1, 0, 30, 4, 4, 4, 4, 4, 4, 4, 4)
 
 @pytest.fixture(scope="module", params=["local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    folder = tmp_path_factory.mktemp("lazy")
-    if request.param == "local":
-        yield Workspace(str(folder))
-    elif request.param == "memory":
-        workspace = Workspace(f"memory://test-{uuid.uuid4().hex}")
-        yield workspace
-        workspace.remove("")
-    else:
-        with s3_server.serving(folder) as server, s3_server.known(server.env):
-            yield Workspace(server.url("run"))
+    yield from made_groups.places(request.param, tmp_path_factory.mktemp("lazy"))
 
 
 @pytest.fixture(scope="module")

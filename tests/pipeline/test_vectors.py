@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-import s3_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_groups import DIM, Made
@@ -29,16 +28,7 @@ SIZES = (5, 0, 1, 12, 3, 0)
 
 @pytest.fixture(scope="module", params=["local", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    folder = tmp_path_factory.mktemp("vectors")
-    if request.param == "local":
-        yield Workspace(str(folder))
-    elif request.param == "memory":
-        workspace = Workspace(f"memory://test-{uuid.uuid4().hex}")
-        yield workspace
-        workspace.remove("")
-    else:
-        with s3_server.serving(folder) as server, s3_server.known(server.env):
-            yield Workspace(server.url("run"))
+    yield from made_groups.places(request.param, tmp_path_factory.mktemp("vectors"))
 
 
 @pytest.fixture(scope="module")
