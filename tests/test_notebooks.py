@@ -14,6 +14,8 @@ import realdata
 
 from infra.quickstart.pack import NATURAL_BIRDS, pack
 
+pytestmark = pytest.mark.slow  # half a minute, and more when the photos must be fetched
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "docs" / "notebooks").glob("*.ipynb"))
 
 # what the notebook found, written by a cell added at its end
