@@ -145,6 +145,7 @@ def test_at_the_other_seeded_moments(moment: Moment, undisturbed: Undisturbed, t
 
 TWICE = """
 import sys
+import psutil
 import curate
 from curate.errors import EngineError
 from curate.engine.ray_engine import RayEngine
@@ -154,6 +155,7 @@ whole = RayEngine.map
 def dying(self, *given):
     for server in self._servers:
         server.kill()
+    psutil.wait_procs(self._servers, timeout=5)
     return whole(self, *given)
 
 RayEngine.map = dying
@@ -196,4 +198,4 @@ def test_the_moments_are_spread_over_the_run() -> None:
     assert {(m.victim, m.clock) for m in ALL} == {
         (victim, clock) for victim in ("driver", "worker", "ray") for clock in ("time", "files")
     }
-    assert {m.victim for m in DEFAULT} == {"driver", "worker", "ray"}
+    assert {m.victim for m in DEFAULT} == {"worker", "ray"}
