@@ -12,7 +12,7 @@ from curate.errors import SpecError, StorageError
 from curate.formats.recognise import recognise
 from curate.pipeline.load import load
 from curate.pipeline.starter import slug, starter
-from curate.stages import registry
+from curate.stages import configs
 
 
 def init(
@@ -30,7 +30,7 @@ def init(
         raise SpecError(f"{out} is there already; give another name with --out, or --force to replace it")
     found = recognise(source)
     text = starter(found, name=name, workspace=workspace or f"runs/{name}", file=str(out))
-    load(text, registry={kind: stage.Config for kind, stage in registry().items()}, source_name=str(out))
+    load(text, registry=configs(), source_name=str(out))
     _write(text, out, force)
     if as_json:
         output.print_json({"file": str(out), "found": {**found.__dict__}})

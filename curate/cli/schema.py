@@ -11,7 +11,7 @@ from curate.errors import SpecError
 from curate.pipeline.problems import nearest
 from curate.pipeline.published import published
 from curate.pipeline.schemas import Schema, json_schema, pipeline_schema
-from curate.stages import registry
+from curate.stages import configs
 
 
 def schema(
@@ -40,6 +40,6 @@ def schema(
 
 def schemas() -> dict[str, Schema]:
     """All schemas by name: the pipeline file with every installed stage, files of a run and a release, each stage."""
-    configs = {kind: stage.Config for kind, stage in registry().items()}
-    stages = {kind: json_schema(config.model_json_schema(mode="validation")) for kind, config in configs.items()}
-    return {**published(), "pipeline": pipeline_schema(configs), **stages}
+    known = configs()
+    stages = {kind: json_schema(config.model_json_schema(mode="validation")) for kind, config in known.items()}
+    return {**published(), "pipeline": pipeline_schema(known), **stages}

@@ -18,7 +18,7 @@ from curate.engine.submit import Jobs, choose_address, is_here, passed_on
 from curate.errors import SpecError
 from curate.pipeline.load import load
 from curate.pipeline.spec import PipelineSpec
-from curate.stages import registry
+from curate.stages import configs
 from curate.store.urls import split_protocol
 
 
@@ -65,8 +65,7 @@ def submit(
     folder = working_dir.expanduser().resolve()
     given = passed_on(env or ())
     if check:
-        configs = {kind: stage.Config for kind, stage in registry().items()}
-        spec = load(pipeline, registry=configs, overrides=set_ or (), env={**os.environ, **given}).spec
+        spec = load(pipeline, registry=configs(), overrides=set_ or (), env={**os.environ, **given}).spec
         for warning in _check_places(spec, upload, is_here(choose_address(address))):
             output.line(console, f"warning: {output.clean(warning)}", "yellow")
     file = _as_the_job_names_it(pipeline, folder)

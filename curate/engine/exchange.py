@@ -24,6 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import StorageError
+from curate.store.npy import header, read_header
 from curate.store.workspace import Workspace
 
 RUN_BYTES = 256 << 20
@@ -159,9 +160,7 @@ def read_rows(workspace: Workspace, name: str, start: int, stop: int) -> NDArray
 
 def _extent(handle: BinaryIO, start: int, stop: int) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
     """Shape of a row, dtype, and the bytes [first, last) of rows [start, stop) of a `.npy`. Raises ValueError."""
-    version = np.lib.format.read_magic(handle)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(handle)
+    shape, _, dtype = read_header(handle)
     width = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
     return shape[1:], dtype, handle.tell() + start * width, handle.tell() + stop * width
 
@@ -235,15 +234,10 @@ def _put_sorted(workspace: Workspace, name: str, pieces: list[NDArray[Any]], ord
     """Write rows `order` of the concatenated pieces as one `.npy`. Memory: a block."""
     first = pieces[0]
     starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-    header = {
-        "descr": np.lib.format.dtype_to_descr(first.dtype),
-        "fortran_order": False,
-        "shape": (len(order), *first.shape[1:]),
-    }
     width = first.dtype.itemsize * int(np.prod(first.shape[1:], dtype=np.int64))
     size = max(1, _BLOCK_BYTES // max(width, 1))
     with workspace.create(name) as out:
-        np.lib.format.write_array_header_1_0(out, header)
+        out.write(header(first.dtype, (len(order), *first.shape[1:])))
         for at in range(0, len(order), size):
             rows = order[at : at + size]
             block = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)

@@ -25,6 +25,7 @@ from curate.formats.samples import IndexOptions, PartNotes, Reader
 from curate.formats.sources import PartSource, ShardInfo, Sidecar
 from curate.formats.tar import printable
 from curate.store import urls
+from curate.store.npy import read_header
 
 IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"
 _ENDS = {IMAGES: "npy", TEXTS: "npy", METADATA: "parquet"}
@@ -108,9 +109,7 @@ def open_npy(file: Sidecar) -> Npy:
     """
     head = io.BytesIO(urls.read_range(file.url, 0, min(_HEADER_BYTES, file.nbytes)))
     try:
-        version = np.lib.format.read_magic(head)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(head)
+        shape, fortran, dtype = read_header(head)
     except (ValueError, EOFError) as err:
         raise InputError(f"{file.url}: not a .npy file ({one_line(err)}); get it again.") from err
     if len(shape) != 2 or dtype.kind != "f" or dtype.itemsize > 8 or fortran:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.store import urls
+from curate.store.npy import header
 from curate.store.uids import format_uid
 from curate.store.workspace import Workspace
 
@@ -36,8 +37,13 @@ _BUCKET_ROWS = 16 << 20
 def make_subset(uid_hi: NDArray[np.uint64], uid_lo: NDArray[np.uint64]) -> Subset:
     """The sorted subset of these uids, repeats kept. Memory: 40 bytes a uid."""
     order = np.lexsort((uid_lo, uid_hi))
-    subset = np.empty(len(order), dtype=SUBSET)
-    subset["f0"], subset["f1"] = np.asarray(uid_hi)[order], np.asarray(uid_lo)[order]
+    return records(np.asarray(uid_hi)[order], np.asarray(uid_lo)[order])
+
+
+def records(uid_hi: NDArray[np.uint64], uid_lo: NDArray[np.uint64]) -> Subset:
+    """These uids in the order given, which need not be sorted. Memory: 16 bytes a uid."""
+    subset = np.empty(len(uid_hi), dtype=SUBSET)
+    subset["f0"], subset["f1"] = uid_hi, uid_lo
     return subset
 
 
@@ -60,13 +66,17 @@ def first_unsorted(subset: Subset) -> int | None:
     return None
 
 
+def fresh(subset: Subset) -> Iterator[NDArray[np.bool_]]:
+    """Whether each row of a sorted subset differs from the one before it; the first one does. 1 Mi rows at a time."""
+    for start in range(0, len(subset), _CHUNK):
+        rows = subset[max(0, start - 1) : start + _CHUNK]
+        new = (rows["f0"][1:] != rows["f0"][:-1]) | (rows["f1"][1:] != rows["f1"][:-1])
+        yield new if start else np.concatenate([[True], new])
+
+
 def count_distinct(subset: Subset) -> int:
     """Distinct uids of a sorted subset. Memory: 1 Mi rows at a time."""
-    distinct = min(1, len(subset))
-    for start in range(1, len(subset), _CHUNK):
-        rows = subset[start - 1 : start + _CHUNK]
-        distinct += int(((rows["f0"][1:] != rows["f0"][:-1]) | (rows["f1"][1:] != rows["f1"][:-1])).sum())
-    return distinct
+    return sum(int(new.sum()) for new in fresh(subset))
 
 
 def open_subset(url: str) -> Subset:
@@ -160,12 +170,10 @@ def write_subset(workspace: Workspace, name: str, chunks: Iterable[Subset], rows
     are not `rows` records together; StorageError when it cannot be written. Memory: one chunk.
     """
     digest, written = hashlib.sha256(), 0
-    header = io.BytesIO()
-    facts = {"descr": np.lib.format.dtype_to_descr(SUBSET), "fortran_order": False, "shape": (rows,)}
-    np.lib.format.write_array_header_1_0(header, facts)
+    head = header(SUBSET, (rows,))
     last = np.empty(0, dtype=SUBSET)
     with workspace.create(name) as out:
-        _put(out, digest, header.getvalue())
+        _put(out, digest, head)
         for chunk in chunks:
             if first_unsorted(np.concatenate([last, chunk])) is not None:
                 raise ValueError("the chunks of a subset are not sorted")
@@ -174,7 +182,7 @@ def write_subset(workspace: Workspace, name: str, chunks: Iterable[Subset], rows
             last = chunk[-1:] if len(chunk) else last
         if written != rows:
             raise ValueError(f"the chunks of a subset have {written} records, not {rows}")
-    return len(header.getvalue()) + written * SUBSET.itemsize, digest.hexdigest()
+    return len(head) + written * SUBSET.itemsize, digest.hexdigest()
 
 
 def _put(out: BinaryIO, digest: hashlib._Hash, data: bytes) -> None:

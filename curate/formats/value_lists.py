@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import InputError, SpecError
-from curate.formats.datacomp import SUBSET, Subset, positions, read_subset, uid_at
+from curate.formats.datacomp import SUBSET, Subset, fresh, positions, read_subset, records, uid_at
 from curate.store import urls
 
 UID = "uid"
@@ -115,11 +115,8 @@ def code_texts(values: list[str]) -> Subset:
 
 def _distinct(codes: Subset) -> Subset:
     """A sorted array without repeats; the array itself (which may be mapped) when it has none."""
-    fresh = np.ones(len(codes), dtype=bool)
-    for start in range(1, len(codes), _CHUNK):
-        rows = codes[start - 1 : start + _CHUNK]
-        fresh[start : start + len(rows) - 1] = (rows["f0"][1:] != rows["f0"][:-1]) | (rows["f1"][1:] != rows["f1"][:-1])
-    return codes if fresh.all() else codes[fresh]
+    new = np.concatenate([np.empty(0, dtype=bool), *fresh(codes)])
+    return codes if new.all() else codes[new]
 
 
 # --- values in batches ------------------------------------------------------------------------------------------------
@@ -154,10 +151,8 @@ def _codes(url: str, unit: str, column: str, batch: _Batch) -> Subset:
             "remove it, or name the column that the list holds with the option column"
         )
     octets = (digits[:, 0::2] << 4) | digits[:, 1::2]
-    words = octets.view(">u8").astype(np.uint64)
-    codes = np.empty(len(words), dtype=SUBSET)
-    codes["f0"], codes["f1"] = words[:, 0], words[:, 1]
-    return codes
+    words = octets.view(">u8")
+    return records(words[:, 0], words[:, 1])
 
 
 def _lines(url: str, seen: Callable[[bytes], None]) -> Iterator[tuple[int, list[str]]]:

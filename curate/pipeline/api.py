@@ -32,7 +32,7 @@ from curate.pipeline.reporting import Reporter
 from curate.pipeline.retries import Retried
 from curate.pipeline.runfile import RunFile, StepRecord, read_run, versions
 from curate.pipeline.vectors import Vectors
-from curate.stages import registry
+from curate.stages import configs
 from curate.stages.embed import EmbedStage
 from curate.store.groups import Group
 from curate.store.workspace import Workspace
@@ -50,8 +50,7 @@ def prepare(
     deny: Sequence[str] = (),
 ) -> tuple[Loaded, Plan]:
     """Read and check a pipeline, and plan it. Raises SpecError, InputError, ModelError; writes nothing."""
-    configs = {kind: stage.Config for kind, stage in registry().items()}
-    loaded = with_lists(load(source, registry=configs, overrides=overrides), allow, deny)
+    loaded = with_lists(load(source, registry=configs(), overrides=overrides), allow, deny)
     plan = make_plan(
         loaded.spec,
         limit_shards=limit_shards,

@@ -21,7 +21,7 @@ from curate.pipeline.load import load
 from curate.pipeline.plan import input_sources
 from curate.pipeline.retries import read_retries
 from curate.pipeline.runfile import StepRecord
-from curate.stages import registry
+from curate.stages import configs
 from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS, Layout
 from curate.stages.uids import PREFIXES
 from curate.store.artifacts import read_artifacts
@@ -202,8 +202,7 @@ class _Teller:
         try:
             listed = self.run.sources
             if not listed:
-                configs = {kind: stage.Config for kind, stage in registry().items()}
-                listed, _ = input_sources(load(record.spec, registry=configs).spec, record.limit_shards)
+                listed, _ = input_sources(load(record.spec, registry=configs()).spec, record.limit_shards)
         except CurateError:
             return {}  # the input has moved: shards are then called by number
         own, retries = self.index.folder.rpartition("@")[2], read_retries(self.workspace)

@@ -12,6 +12,7 @@ from typing import Any
 from curate.errors import SpecError
 from curate.stages.base import Stage
 from curate.stages.cluster import ClusterStage
+from curate.stages.config import StageConfig
 from curate.stages.dedup import DedupStage
 from curate.stages.embed import EmbedStage
 from curate.stages.filter import FilterStage
@@ -36,6 +37,11 @@ STAGES: dict[str, type[Stage[Any]]] = {
     "release": ReleaseStage,
     "write_embeddings": WriteEmbeddingsStage,
 }
+
+
+def configs() -> dict[str, type[StageConfig]]:
+    """The options of all stages by kind: what a pipeline file is checked against. Raises SpecError as `registry`."""
+    return {kind: stage.Config for kind, stage in registry().items()}
 
 
 @cache

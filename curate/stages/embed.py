@@ -23,6 +23,7 @@ from curate.formats.members import read_members
 from curate.stages.base import Columns, Resources, Stage
 from curate.stages.config import StageConfig
 from curate.stages.part import Part, Twin
+from curate.stages.vectors import packed
 from curate.store.artifacts import Artifact
 from curate.store.columns import read_columns, read_vectors
 from curate.store.images import DecodeError, decode_rgb
@@ -333,12 +334,5 @@ class _Rows:
             if kind in self.vectors:
                 rows = np.flatnonzero(self.has[kind])
                 vectors[kind] = self.vectors[kind][rows]
-                frame = frame.with_columns(_packed(len(self.alive), rows).alias(column))
+                frame = frame.with_columns(packed(len(self.alive), rows).alias(column))
         return Columns(frame, vectors, facts=facts)
-
-
-def _packed(height: int, rows: NDArray[np.int64]) -> pl.Series:
-    """UInt32 [height]: position in the packed vectors, null where there is none."""
-    packed = np.full(height, -1, dtype=np.int64)
-    packed[rows] = np.arange(len(rows))
-    return pl.DataFrame({"row": packed}).select(pl.when(pl.col("row") >= 0).then("row").cast(pl.UInt32)).to_series()

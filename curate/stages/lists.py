@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from curate.engine.state import keep
 from curate.errors import InputError, SpecError
-from curate.formats.datacomp import SUBSET, Subset, contains, positions
+from curate.formats.datacomp import Subset, contains, positions, records
 from curate.formats.value_lists import UID, ValueList, code_texts, kind_of, read_list, some_values
 from curate.stages.base import Columns, Stage, State, Totals
 from curate.stages.config import StageConfig
@@ -181,9 +181,7 @@ class ListsStage(Stage[ListsConfig]):
         if self.config.column == UID:
             index = next(iter(self.context.schema))
             frame = part.columns(f"{index}.uid_hi", f"{index}.uid_lo")
-            codes = np.empty(frame.height, dtype=SUBSET)
-            codes["f0"], codes["f1"] = (series.to_numpy() for series in frame)
-            return codes, np.ones(frame.height, dtype=bool)
+            return records(*(series.to_numpy() for series in frame)), np.ones(frame.height, dtype=bool)
         values = part.columns(f"{self.reads()[0]}.{self._column}").to_series()
         # read_list takes blanks off, too
         return code_texts([value.strip() for value in values.fill_null("")]), values.is_not_null().to_numpy()

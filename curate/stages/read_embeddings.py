@@ -19,6 +19,7 @@ from curate.stages.base import Columns, Stage
 from curate.stages.config import StageConfig
 from curate.stages.match_embeddings import MatchConfig, MatchStage
 from curate.stages.part import Part
+from curate.stages.vectors import packed
 from curate.store.artifacts import Artifact
 
 UNIT = 2.0**-10
@@ -157,17 +158,14 @@ class ReadEmbeddingsStage(Stage[ReadEmbeddingsConfig]):
             keep=~pl.col("bad"),
             reason=pl.when("bad").then(pl.lit("bad_embedding")),
         )
-        packed = {}
+        out = {}
         for kind, column in (("image", "vec_row"), ("text", "text_row")):
             if kind in vectors:
                 # a caption of a row that is dropped here is of no use
                 has = good[kind] & good["image"]
-                packed[kind] = vectors[kind] if has.all() else vectors[kind][has]
-                numbers = np.full(part.rows, -1, dtype=np.int64)
-                numbers[rows[has]] = np.arange(int(has.sum()))
-                frame = frame.with_columns(pl.Series(column, numbers))
-                frame = frame.with_columns(pl.when(pl.col(column) >= 0).then(column).cast(pl.UInt32).alias(column))
-        return Columns(frame, packed)
+                out[kind] = vectors[kind] if has.all() else vectors[kind][has]
+                frame = frame.with_columns(packed(part.rows, rows[has]).alias(column))
+        return Columns(frame, out)
 
 
 def stored(rows: NDArray[Any]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from curate.errors import InputError
-from curate.formats.datacomp import SUBSET, Subset, sorted_chunks, write_subset
+from curate.formats.datacomp import Subset, records, sorted_chunks, write_subset
 from curate.store.workspace import Workspace
 
 SAMPLE_IDS = "sample_ids.npy"
@@ -102,9 +102,7 @@ def _uids(target: Workspace, shards: Sequence[str]) -> Iterator[Subset]:
     def read(shard: str) -> Subset:
         table = pl.read_parquet(io.BytesIO(target.read(f"samples.parquet/{shard}.parquet")), columns=["uid"])
         words = np.frombuffer(bytes.fromhex("".join(table["uid"])), dtype=">u8").reshape(-1, 2)
-        subset = np.empty(len(words), dtype=SUBSET)
-        subset["f0"], subset["f1"] = words[:, 0], words[:, 1]
-        return subset
+        return records(words[:, 0], words[:, 1])
 
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(shards), _READERS):

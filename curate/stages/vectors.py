@@ -1,8 +1,9 @@
-"""Reading the vectors of the rows that are alive: shared by every stage that works on embeddings."""
+"""Which vector is whose, and the vectors of rows that are alive: shared by every stage that reads or writes them."""
 
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from curate.stages.part import Part
@@ -25,3 +26,10 @@ def alive_vectors(
     if len(places) == len(packed) and np.array_equal(places, np.arange(len(packed))):
         return rows, packed
     return rows, packed[places]
+
+
+def packed(height: int, rows: NDArray[np.int64]) -> pl.Series:
+    """UInt32 [height]: position in the packed vectors of each of `rows` (int64 [n]), null for all other rows."""
+    places = np.full(height, -1, dtype=np.int64)
+    places[rows] = np.arange(len(rows))
+    return pl.DataFrame({"row": places}).select(pl.when(pl.col("row") >= 0).then("row").cast(pl.UInt32)).to_series()

@@ -21,6 +21,7 @@ from curate.stages.config import Reference, StageConfig
 from curate.stages.part import Part
 from curate.stages.sink import Lost, Sink, Unit
 from curate.store.artifacts import Artifact
+from curate.store.npy import header
 from curate.store.uids import format_uid
 from curate.store.workspace import Workspace
 
@@ -112,7 +113,7 @@ class WriteEmbeddingsStage(Sink[WriteEmbeddingsConfig]):
             arrays = {kind: _Hashed(stack.enter_context(target.create(name))) for kind, name in names.items()}
             metadata = _Hashed(stack.enter_context(target.create(table)))
             for out in arrays.values():
-                out.write(_npy_header(total, vectors["dim"]))
+                out.write(header(np.dtype("<f2"), (total, vectors["dim"])))
             writer = None
             for part in parts:
                 before = int(layout[: part.index].sum())
@@ -205,10 +206,3 @@ class _Hashed(io.RawIOBase):
         self.digest.update(view)
         self.nbytes += len(view)
         return len(view)
-
-
-def _npy_header(rows: int, dim: int) -> bytes:
-    header = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype("<f2"))
-    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": (rows, dim)})
-    return header.getvalue()

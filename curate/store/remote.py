@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -115,7 +116,7 @@ class Remote:
         if start is None or start < 0 or end is None or end - start <= 2 * PIECE or self.is_http:
             return self._range(path, start, end)
         cuts = [*range(start, end, PIECE), end]
-        return b"".join(self._together([_once(self._range, path, a, b) for a, b in itertools.pairwise(cuts)]))
+        return b"".join(self._together([partial(self._range, path, a, b) for a, b in itertools.pairwise(cuts)]))
 
     def _whole(self, path: str) -> bytes:
         if self.is_http:
@@ -217,10 +218,6 @@ class Remote:
             retry.call(lambda: self._raw().rm(files), self._url(path))
             if left := self.find(path):  # deleting many at once reports no failures
                 raise OSError(f"{len(left)} files could not be removed, such as {left[0]}; check the rights")
-
-
-def _once(function: Callable[..., bytes], *args: Any) -> Callable[[], bytes]:
-    return lambda: function(*args)
 
 
 def _causes(error: BaseException) -> list[BaseException]:
