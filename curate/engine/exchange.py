@@ -17,14 +17,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import StorageError
-from curate.store.npy import header, read_header
+from curate.store import rows as stored
+from curate.store.npy import header
 from curate.store.workspace import Workspace
 
 RUN_BYTES = 256 << 20
@@ -34,8 +35,6 @@ BUCKET_BYTES = 256 << 20
 MAX_BUCKETS = 4096
 """Beyond about so many, buckets cut by weight grow instead: each reads a range of every run, so reads would explode."""
 MAX_PARTS = 200
-NEAR_BYTES = 16 << 10
-"""Read with the header of an array, in case the wanted rows are among them."""
 READERS = 16
 """Reads of remote storage that are under way at once; together with AHEAD_BYTES."""
 AHEAD_BYTES = 64 << 20
@@ -140,29 +139,11 @@ def _space(rows: int, dim: int) -> NDArray[np.float16]:
 
 
 def read_rows(workspace: Workspace, name: str, start: int, stop: int) -> NDArray[Any]:
-    """Rows [start, stop) of a `.npy` file: one range read from remote storage, two when far from the header."""
+    """Rows [start, stop) of a `.npy` file in scratch; StorageError when it is damaged."""
     try:
-        if workspace.is_local:
-            with workspace.open(name) as handle:
-                shape, dtype, first, last = _extent(handle, start, stop)
-                handle.seek(first)
-                data = handle.read(last - first)
-        else:
-            head = workspace.read_range(name, 0, NEAR_BYTES)
-            shape, dtype, first, last = _extent(io.BytesIO(head), start, stop)
-            data = head[first:last] if last <= len(head) else workspace.read_range(name, first, last)
+        return stored.read_rows(workspace, name, start, stop)
     except ValueError as error:
         raise _damaged(workspace, name, str(error)) from error
-    if len(data) != last - first:
-        raise _damaged(workspace, name, "it ends early")
-    return np.frombuffer(data, dtype=dtype).reshape(stop - start, *shape)
-
-
-def _extent(handle: BinaryIO, start: int, stop: int) -> tuple[tuple[int, ...], np.dtype[Any], int, int]:
-    """Shape of a row, dtype, and the bytes [first, last) of rows [start, stop) of a `.npy`. Raises ValueError."""
-    shape, _, dtype = read_header(handle)
-    width = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-    return shape[1:], dtype, handle.tell() + start * width, handle.tell() + stop * width
 
 
 def _spans(spans: Sequence[tuple[Workspace, str, int, int]]) -> Iterator[NDArray[Any]]:

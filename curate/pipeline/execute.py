@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,20 +139,36 @@ class Executor:
 
     def _reduce(self, step: Step, job: JobArguments) -> None:
         totals, number, again = self._totals(step), 0, True
+        need = _need(step, model=False) if step.stage.has_merge() else LIGHT
         while again:
             summarise = jobs.Summarise(*job, totals, number)
-            there = self.plan.workspace.listing(summarise.folder_of(number))
-            missing = [index for index in range(len(step.parts)) if jobs.summary_file(index) not in there]
-            todo = [self._parts(step, [index]) for index in missing]
+            spans = jobs.summarised(self.plan.workspace.listing(summarise.folder_of(number)))
+            there = {index for first, last in spans for index in range(first, last + 1)}
+            missing = [index for index in range(len(step.parts)) if index not in there]
+            todo = self._shares(missing, need) if step.stage.has_merge() else [[index] for index in missing]
             phase = "summary" if number == 0 else f"summary {number + 1}"
-            for _ in self._map(step, phase, summarise, todo, LIGHT):
+            items = [self._parts(step, share) for share in todo]
+            unit = "share" if step.stage.has_merge() else "part"
+            for _ in self._map(step, phase, summarise, items, need, unit=unit):
                 pass
             # a run that stopped in a later pass left the state that this one ended with
             again = jobs.STATE_FILE in self.plan.workspace.listing(summarise.folder_of(number + 1))
             if not again:
-                reduce = jobs.Reduce(*job, totals, number, len(step.parts))
+                spans = sorted([*spans, *((share[0], share[-1]) for share in todo)])
+                reduce = jobs.Reduce(*job, totals, number, spans)
                 (again,) = self._map(step, "reduce", reduce, [step.name], LIGHT, unit="step")
             number += 1
+
+    def _shares(self, parts: list[int], need: Need) -> list[list[int]]:
+        """Neighbouring parts cut into about as many shares of alive rows as there are workers: each worker hands
+        over one merged summary a pass. A share has no gaps.
+        """
+        if not parts:
+            return []
+        done = np.cumsum([self.alive_parts[index] + 1 for index in parts])
+        share = ((done - 1) * max(1, self.engine.workers(need)) // int(done[-1])).tolist()
+        cuts = [i for i in range(1, len(parts)) if share[i] != share[i - 1] or parts[i] != parts[i - 1] + 1]
+        return [parts[start:stop] for start, stop in pairwise([0, *cuts, len(parts)])]
 
     def _exchange(self, step: Step, job: JobArguments) -> int:
         workspace = self.plan.workspace
@@ -289,6 +306,6 @@ def _groups(indices: list[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-def _need(step: Step) -> Need:
+def _need(step: Step, model: bool = True) -> Need:
     resources = step.stage.resources()
-    return Need(resources.cpus, resources.gpus, step.folder if resources.model else None)
+    return Need(resources.cpus, resources.gpus, step.folder if resources.model and model else None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,7 @@ from curate.store.columns import PartEntry, PartMeta, read_entry, write_part
 from curate.store.contents import alike, read_contents, smallest
 from curate.store.workspace import Workspace
 
+_SUMMARY = re.compile(r"summary-(\d+)-(\d+)\.npz")
 STATE_FILE = "state.npz"
 """What a pass of a reduce hands to the next, in the scratch folder of the next."""
 
@@ -106,24 +108,34 @@ class Summarise(Pass):
     """First half of a reduce."""
 
     def __call__(self, item: Parts) -> int:
-        """Write one summary file a part; returns how many."""
+        """Write one summary file a part, or one for all of them; returns how many parts."""
         state = self.state()
-        for part in item.parts:
-            summary = self.stage.summarise(part, self.totals, state)
-            self._save(f"{self.folder_of(self.number)}/{summary_file(part.index)}", summary)
+        summaries = (self.stage.summarise(part, self.totals, state) for part in item.parts)
+        spans = [(part.index, part.index) for part in item.parts]
+        if self.stage.has_merge():
+            summaries = (self.stage.merge(all_of_them) for all_of_them in [summaries])
+            spans = [(spans[0][0], spans[-1][1])]
+        for span, summary in zip(spans, summaries, strict=True):
+            self._save(f"{self.folder_of(self.number)}/{summary_file(*span)}", summary)
         return len(item.parts)
 
 
-def summary_file(part: int) -> str:
-    """Name of a part's summary in scratch."""
-    return f"summary-{part:05d}.npz"
+def summary_file(first: int, last: int) -> str:
+    """Name in scratch of the summary of parts first..last."""
+    return f"summary-{first:05d}-{last:05d}.npz"
+
+
+def summarised(listing: Iterable[str]) -> list[tuple[int, int]]:
+    """Spans of parts that have a summary, by their files."""
+    return sorted((int(match[1]), int(match[2])) for name in listing if (match := _SUMMARY.fullmatch(name)))
 
 
 @dataclass(frozen=True)
 class Reduce(Pass):
     """Second half of a reduce."""
 
-    parts: int
+    spans: list[tuple[int, int]]
+    """Parts of each summary, in order."""
 
     def __call__(self, item: str) -> bool:
         """Read all summaries in part order and reduce; commit the artifacts, or the state of another pass (True)."""
@@ -135,8 +147,8 @@ class Reduce(Pass):
         return False
 
     def _summaries(self) -> Iterator[dict[str, NDArray[Any]]]:
-        for part in range(self.parts):
-            yield self._load(f"{self.folder_of(self.number)}/{summary_file(part)}")
+        for span in self.spans:
+            yield self._load(f"{self.folder_of(self.number)}/{summary_file(*span)}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A stage is any mixture of three shapes, run in this order; each is a method that may stay undefined:
 
-1. **reduce**: `summarise(part)` for each part, then `reduce(summaries, totals)` -> small artifacts (centroids, quotas);
+1. **reduce**: `summarise(part)` for each part (and `merge`, for one summary a worker), then `reduce(summaries, totals)`
+   -> small artifacts (centroids, quotas), or long ones that `map` reads by range (`Rows`);
 2. **exchange**: `emit(part)` records with a key, then `work(bucket)` on all records of some keys, from all parts;
 3. **map**: `map(part, ...)` -> the columns this stage adds, one row a sample.
 
@@ -181,6 +182,12 @@ class Stage(Generic[C]):
         """Small arrays of one part, input of `reduce`. state: what the pass before asked for, {} in the first."""
         raise TypeError(f"stage {self.kind} has no reduce")
 
+    def merge(self, summaries: Iterator[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """One summary for many parts, in part order. With it a worker hands over a single summary for all parts of its
+        share of a pass. It must be exact, so that `reduce` gives the same from any shares.
+        """
+        raise TypeError(f"stage {self.kind} merges no summaries")
+
     def reduce(
         self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State
     ) -> dict[str, Artifact] | Again:
@@ -215,6 +222,11 @@ class Stage(Generic[C]):
     def has_reduce(cls) -> bool:
         """Whether the stage reduces over parts."""
         return cls.summarise is not Stage.summarise
+
+    @classmethod
+    def has_merge(cls) -> bool:
+        """Whether summaries of several parts become one before they are stored."""
+        return cls.merge is not Stage.merge
 
     @classmethod
     def has_exchange(cls) -> bool:

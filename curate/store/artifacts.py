@@ -12,15 +12,25 @@ import polars as pl
 from numpy.typing import NDArray
 
 from curate.errors import StorageError
+from curate.store.rows import Rows, StoredRows, write_rows
 from curate.store.workspace import Workspace
 
-Artifact = NDArray[Any] | pl.DataFrame | dict[str, Any]
+Artifact = NDArray[Any] | pl.DataFrame | dict[str, Any] | Rows | StoredRows
+"""`Rows` goes in, `StoredRows` comes out: what is as long as the dataset is never read whole."""
+
+_ROWS = ".rows.npy"
 
 
 def write_artifacts(workspace: Workspace, folder: str, fingerprint: str, artifacts: Mapping[str, Artifact]) -> None:
     """Write each artifact as `<name>.<fingerprint>.{npy,parquet,json}` and, last, the marker that lists them."""
     files = {}
     for name, value in artifacts.items():
+        if isinstance(value, Rows):
+            files[name] = f"{name}.{fingerprint}{_ROWS}"
+            write_rows(workspace, f"{folder}/{files[name]}", value)
+            continue
+        if isinstance(value, StoredRows):
+            raise TypeError(f"artifact {name} is stored already")
         if isinstance(value, pl.DataFrame):
             extension, buffer = "parquet", io.BytesIO()
             value.write_parquet(buffer)
@@ -42,7 +52,9 @@ def marker(fingerprint: str) -> str:
 
 
 def read_artifacts(workspace: Workspace, folder: str, fingerprint: str) -> dict[str, Artifact]:
-    """All artifacts of a step by name. Raises StorageError when one is missing or damaged. Memory: their size."""
+    """All artifacts of a step by name. Raises StorageError when one is missing or damaged. Memory: their size, but
+    nothing for `StoredRows`.
+    """
     name = f"{folder}/{marker(fingerprint)}"
     try:
         files = json.loads(workspace.read(name))
@@ -54,6 +66,8 @@ def read_artifacts(workspace: Workspace, folder: str, fingerprint: str) -> dict[
 
 
 def _read(workspace: Workspace, name: str) -> Artifact:
+    if name.endswith(_ROWS):
+        return StoredRows(workspace, name)
     data = workspace.read(name)
     if name.endswith(".json"):
         return json.loads(data)  # type: ignore[no-any-return]
