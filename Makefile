@@ -58,7 +58,7 @@ schemas: $(READY) ## Regenerate schemas/ from the pydantic models
 	$(BIN)/python -m curate.pipeline.published schemas
 
 constraints: $(READY) ## Pin the newest versions of all dependencies in constraints.txt
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra s3 --extra gcs \
+	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra s3 --extra gcs --extra language \
 	  --quiet --no-annotate --no-header --no-emit-index-url --no-emit-find-links > constraints.new
 	$(BIN)/uv pip freeze --python $(BIN)/python | grep '^uv==' >> constraints.new
 	LC_ALL=C sort -o constraints.txt constraints.new

@@ -123,6 +123,13 @@ class Bench:
         self._add(name or kind.kind, kind, kind.Config.model_validate(options))
         return self.frame(name or kind.kind)
 
+    def stages(self, kind: type[Stage[Any]], name: str | None = None, **options: Any) -> pl.DataFrame:
+        """Run a stage with the steps that always come before it; the columns of the stage itself."""
+        name = name or kind.kind
+        for companion, config in kind.companions_before(name, kind.Config.model_validate(options)):
+            self._add(str(config.name), companion, config)
+        return self.stage(kind, name, **options)
+
     def frame(self, name: str) -> pl.DataFrame:
         step = self.plan.step(name)
         return pl.concat(

@@ -20,10 +20,17 @@ from curate.pipeline.runfile import RunFile, StepRecord
 from curate.pipeline.spec import InputSpec, PipelineHead
 from curate.stages import STAGES
 from curate.stages.base import Context
+from curate.stages.caption import CaptionConfig
+from curate.stages.columns import ColumnsConfig
+from curate.stages.dedup_hash import HashPairsStage
 from curate.stages.embed import EmbedConfig
 from curate.stages.exact import ExactStage
+from curate.stages.heads import HeadsConfig
+from curate.stages.hierarchy import HierarchyConfig
 from curate.stages.match_embeddings import MatchStage
+from curate.stages.prune import PruneConfig
 from curate.stages.read_embeddings import ReadEmbeddingsConfig
+from curate.stages.similarity import SimilarityConfig, SimilarityStage
 from curate.stages.uids import UidsStage
 from curate.store.columns import PartEntry, PartMeta, VectorFile
 from curate.store.groups import Group
@@ -99,7 +106,7 @@ def values(schema: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(said for one in schema["anyOf"] if (said := values(one))))
     if "enum" in schema or "const" in schema:
-        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+        return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")])).replace("|", "\\|")
     if schema.get("type") == "array":
         return f"list of {values(schema['items'])}s"
     if schema.get("type") == "object":
@@ -139,9 +146,19 @@ def test_every_option_of_the_pipeline_file_is_documented(title: str, model: type
 def columns_of(kind: str) -> set[str]:
     """Columns that a stage of the file adds, with those of its companions."""
     names: set[str] = set()
-    full = {"embed": EmbedConfig(model="any", text=True), "read_embeddings": ReadEmbeddingsConfig(text=True)}
+    full: dict[str, Any] = {
+        "embed": EmbedConfig(model="any", text=True),
+        "read_embeddings": ReadEmbeddingsConfig(text=True),
+        "hierarchy": HierarchyConfig(levels=[2]),
+        "prune": PruneConfig(keep=1, repeats=2, nested=(0.1,)),
+        "dedup": SimilarityConfig(epsilon_max=0.1, rule="components", probes=1, audit=1),
+    }
+    full["caption"] = CaptionConfig(language=True)
+    full |= {"columns": ColumnsConfig.model_construct(add={}), "heads": HeadsConfig.model_construct(columns=[])}
     config: Any = full.get(kind)
-    companions = {"index": [UidsStage], "dedup": [ExactStage], "read_embeddings": [MatchStage]}.get(kind, [])
+    dedup = [ExactStage, SimilarityStage]
+    companions = {"index": [UidsStage], "dedup": dedup, "read_embeddings": [MatchStage]}.get(kind, [])
+    companions = [ExactStage, HashPairsStage] if kind == "dedup_hash" else companions
     for stage in [STAGES[kind], *companions]:
         made = stage.__new__(stage)
         made.config = config

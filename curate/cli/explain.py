@@ -49,26 +49,26 @@ def explain(
 def _lines(story: Story) -> Iterator[tuple[str, str]]:
     yield f"{story.uid}   key {story.key}   in {story.shard}", "bold"
     members = ", ".join(f".{m['ext']} {size(m['nbytes'])}" for m in story.members) or "no members"
-    yield f"  {'members':<14} {members}", ""
+    yield f"  {'members':<16} {members}", ""
     for step in story.steps:
         style = "red" if step.verdict == "dropped" else "dim" if step.verdict.startswith("not") else ""
-        yield f"  {step.step:<14} {_sentence(step, story)}", style
+        yield f"  {step.step:<16} {_sentence(step, story)}", style
         if step.verdict == "dropped":
             later = story.steps[story.steps.index(step) + 1 :]
             if later:
                 yield (
-                    f"  {'':<14} so it was not judged by {', '.join(s.step for s in later if s.verdict != 'made')}",
+                    f"  {'':<16} so it was not judged by {', '.join(s.step for s in later if s.verdict != 'made')}",
                     "dim",
                 )
             return
     if not story.alive:
         return
     if story.release is not None:
-        yield f"  {'release':<14} in {story.release} as {story.released_as}.*", "green"
+        yield f"  {'release':<16} in {story.release} as {story.released_as}.*", "green"
     elif any(step.verdict == "not run yet" for step in story.steps):
-        yield f"  {'so far':<14} still in; the run is not finished", ""
+        yield f"  {'so far':<16} still in; the run is not finished", ""
     else:
-        yield f"  {'at the end':<14} still in; this run wrote no release", "green"
+        yield f"  {'at the end':<16} still in; this run wrote no release", "green"
 
 
 def _sentence(step: StepStory, story: Story) -> str:
@@ -101,17 +101,31 @@ def _told(step: StepStory, story: Story, values: dict[str, Any], evidence: dict[
         return f"concept {values['concept']}, cosine distance {values['distance']:.6f} to its centroid"
     if step.kind == "dedup-exact":
         return f"its image has the same bytes as {_other(evidence['keeper'])}" if "keeper" in evidence else ""
-    if step.kind == "dedup" and "keeper" in evidence:
-        told = f"cosine similarity {values['similarity']:.6f} to {_other(evidence['duplicate_of'])}"
+    if step.kind == "dedup-similarity":
+        if "duplicate_of" not in evidence:
+            return "no earlier sample is as similar"
+        return f"cosine similarity {values['similarity']:.6f} to the earlier {_other(evidence['duplicate_of'])}"
+    if step.kind in ("dedup", "dedup_hash") and "keeper" in evidence:
+        told = f"cosine similarity {values['similarity']:.6f} to" if step.kind == "dedup" else _bits(values["distance"])
+        told += f" {_other(evidence['duplicate_of'])}"
         if evidence["keeper"]["uid"] != evidence["duplicate_of"]["uid"]:
             told += f", for which {_other(evidence['keeper'])} stays"
         return told
+    if step.kind == "dedup_hash-pairs":
+        if "duplicate_of" not in evidence:
+            return "no earlier sample has nearly the same hash"
+        return f"{_bits(values['distance'])} the earlier {_other(evidence['duplicate_of'])}"
     if step.kind == "prune" and "quota" in evidence:
         rank = f"its score {values['score']} ranks {evidence['rank']:,} of" if "rank" in evidence else "one of"
-        order = "highest" if evidence["which"] == "hard" else "lowest"
-        concept, members, quota = evidence["concept"], evidence["size"], evidence["quota"]
-        return f"{rank} {members:,} in concept {concept}, which keeps the {quota:,} {order}"
+        order = {"hard": "highest", "easy": "lowest", "middle": "around the median", "random": "drawn by the seed"}
+        members, quota = evidence["size"], evidence["quota"]
+        group = f"class {evidence['label']}" if "label" in evidence else f"concept {evidence['concept']}"
+        return f"{rank} {members:,} in {group}, which keeps the {quota:,} {order[evidence['which']]}"
     return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _bits(distance: int) -> str:
+    return f"{distance} of 64 bits of its perceptual hash differ from"
 
 
 def _listed(column: str, given: str | list[str], step: StepStory) -> str:

@@ -38,9 +38,13 @@ def init(
     console = output.stdout()
     many = f", about {found.samples:,} samples" if found.samples else ""
     size = f", {output.size(found.nbytes)}" if found.nbytes else ""
-    what = {"folder": "images seen", "parquet": "tables", "embeddings": "arrays", "archive": "inner tars"}.get(
-        found.layout, "shards"
-    )
+    what = {
+        "folder": "images seen",
+        "parquet": "tables",
+        "embeddings": "arrays",
+        "datacomp": "tables",
+        "archive": "inner tars",
+    }.get(found.layout, "shards")
     count = f" ({found.files:,} {what}{size}{many})" if found.files else ""
     output.line(console, output.clean(f"Found {found.what}{count}."))
     for note in found.notes:

@@ -36,6 +36,8 @@ def inspect(
         "workspace": _workspace,
         "release": _release,
         "array": _array,
+        "arrays": _arrays,
+        "metadata": _metadata,
         "uids": _uids,
     }
     shown.get(facts["kind"], _columns)(console, facts)
@@ -137,6 +139,23 @@ def _array(console: Console, facts: dict[str, Any]) -> None:
     for row in facts["first"]:
         wide = len(facts["shape"]) > 1 and facts["shape"][1] > len(row)
         line(console, "  " + "  ".join(f"{value:.5g}" for value in row) + (" ..." if wide else ""))
+
+
+def _arrays(console: Console, facts: dict[str, Any]) -> None:
+    line(console, f"arrays, {size(facts['bytes'])}", "bold")
+    told = [
+        (a["name"], a["dtype"], " x ".join(f"{n:,}" for n in a["shape"]), size(a["bytes"])) for a in facts["arrays"]
+    ]
+    columns(console, ("array", "type", "shape", ">size"), told)
+
+
+def _metadata(console: Console, facts: dict[str, Any]) -> None:
+    beside = f"{facts['with_embeddings']:,} with embeddings beside"
+    what = f"{count(facts['tables'], 'table')}, {beside}, about {facts['rows_about']:,} rows, {size(facts['bytes'])}"
+    line(console, f"DataComp metadata, {what}", "bold")
+    line(console, clean(f"give it as input.datacomp; the first table, {facts['first_table']}, {facts['rows']:,} rows:"))
+    columns(console, ("column", "type", ">nulls"), [(c["name"], c["type"], c["nulls"]) for c in facts["columns"]])
+    _rows(console, facts)
 
 
 def _uids(console: Console, facts: dict[str, Any]) -> None:

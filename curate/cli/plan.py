@@ -42,6 +42,9 @@ def plan(
             for step in outlook["steps"]
         ],
     )
+    for step in outlook["steps"]:
+        for note in step["notes"]:
+            output.line(console, note)
     written, scratch = output.size(outlook["bytes"]), output.size(outlook["scratch_bytes"])
     output.line(
         console,

@@ -8,13 +8,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.concepts.assign import DISTANCE_SCALE, as_float32, assign, on_grid
+from curate.concepts.assign import DISTANCE_SCALE, Device, as_float32, on_grid
+from curate.concepts.lloyd import InMemory, ended, member_sums, unit_on_grid
+from curate.concepts.seeding import Seeding, starting_rows
+from curate.concepts.seeding import seed_rows as _seed_rows
 from curate.errors import SpecError
 
-Engine = Literal["exact", "faiss"]
+__all__ = ["Engine", "Training", "member_sums", "start", "starting_rows", "train", "unit_on_grid"]
 
-_SUM_BLOCK = 2**22  # float64 entries held at once while summing members (32 MiB)
-_SPLIT = 1.0 / 1024.0  # relative nudge between the two halves of a split concept, as in faiss
+Engine = Literal["exact", "faiss"]
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,27 @@ def train(
     seed: int,
     threads: int = 1,
     engine: Engine = "exact",
+    seeding: Seeding = "random",
+    init: NDArray[np.float32] | None = None,
+    tolerance: float = 0.0,
+    device: Device = "cpu",
 ) -> Training:
     """Train k unit centroids on unit rows [n, d] by Lloyd iterations with renormalised means (Dhillon and Modha 2001).
 
     Every row of the sample is used; its size is the caller's choice (faiss alone would quietly train on 256 * k rows).
-    The seed picks the k starting rows by position, so put the rows in a canonical order (by part and row, or by uid).
-    DBP and SemDeDup use niter=100.
+    init: centroids [k, d] to start from; else `seeding` and the seed pick k rows of the sample by position, so put the
+    rows in a canonical order (by part and row, or by uid). tolerance: stop once an iteration gains less than this
+    share of the mean distance; 0: never. DBP and SemDeDup use niter=100.
 
-    engine "exact" (default): the result is a function of (sample, k, niter, seed) alone, identical for any BLAS,
-    thread count or machine, because assignments are settled exactly and sums of multiples of 2**-24 have no rounding
-    in float64. engine "faiss": `faiss.Kmeans(spherical=True)`, faster where faiss has a GPU or many cores,
-    reproducible only for the same machine, library and `threads` (which the exact engine ignores: it follows BLAS).
+    engine "exact" (default): the result is a function of (sample, k, niter, seed, seeding or init, tolerance) alone,
+    identical for any BLAS, thread count, machine or device, because assignments are settled exactly and sums of
+    multiples of 2**-24 have no rounding in float64. An iteration that moves nothing ends the work: the objective of
+    those that are left is the same. engine "faiss": `faiss.Kmeans(spherical=True)`, reproducible only for the same
+    machine, library and `threads` (which the exact engine ignores: it follows BLAS); it picks its own random rows, and
+    knows no tolerance.
 
-    Memory: exact O(k * d + block * (k + d)) beside the sample; faiss adds a float32 copy of the sample.
-    Raises SpecError when k < 1, niter < 1, or the sample has fewer than k rows.
+    Memory: exact O(k * d + block * (k + d)) and 20 bytes a row beside the sample; faiss adds a float32 copy of it.
+    Raises SpecError when k < 1, niter < 1, init does not fit, or the sample has fewer than k rows.
     """
     if sample.ndim != 2:
         raise SpecError(f"the k-means sample must be a table of rows, its shape is {sample.shape}.")
@@ -60,92 +69,51 @@ def train(
         raise SpecError(f"k-means needs at least 1 concept and 1 iteration, asked for {k} and {niter}.")
     if n < k:
         raise SpecError(f"k-means of {k} concepts needs at least {k} rows, the sample has {n}: lower concepts.")
+    if init is not None and init.shape != (k, sample.shape[1]):
+        raise SpecError(f"k-means of {k} concepts cannot start from centroids {init.shape}: give ({k}, dimension).")
     if engine == "faiss":
-        return _faiss(sample, k, niter, seed, threads)
-    return _exact(sample, k, niter, seed)
+        if init is None and seeding != "random":
+            init = start(sample, k, seeding=seeding, seed=seed, device=device)
+        return _faiss(sample, k, niter, seed, threads, init)
+    begin = start(sample, k, seeding=seeding, seed=seed, device=device) if init is None else on_grid(init)
+    return _exact(sample, begin, niter, tolerance, device)
 
 
-def starting_rows(n: int, k: int, seed: int) -> NDArray[np.int64]:
-    """The k row numbers (of n, ascending by hash) that start the exact engine: smallest splitmix64(seed, row).
-
-    Written out instead of numpy's generator, whose streams may change between versions.
-    """
-    with np.errstate(over="ignore"):
-        z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z += np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return np.argsort(z, kind="stable")[:k].astype(np.int64)
-
-
-def unit_on_grid(rows: NDArray[np.float16] | NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32]:
-    """Rows [k, d] scaled to norm 1 with entries rounded to multiples of 2**-24; a zero row stays zero.
-
-    The squares are added column by column, a fixed order, so the result does not depend on SIMD width.
-    """
-    exact = rows.astype(np.float64)
-    norm2 = np.zeros(len(exact))
-    for column in exact.T:
-        norm2 += column * column
-    norm = np.sqrt(norm2)
-    norm[norm == 0.0] = 1.0
-    return on_grid(exact / norm[:, None])
+def start(
+    sample: NDArray[np.float16] | NDArray[np.float32],
+    k: int,
+    *,
+    seeding: Seeding = "random",
+    seed: int,
+    device: Device = "cpu",
+) -> NDArray[np.float32]:
+    """The k starting centroids that `train` uses, float32 [k, d]; see `seeding.seed_rows`."""
+    rows = _seed_rows(sample, k, seeding=seeding, seed=seed, device=device)
+    return unit_on_grid(as_float32(sample[rows]))
 
 
-def _exact(sample: NDArray[np.float16] | NDArray[np.float32], k: int, niter: int, seed: int) -> Training:
-    n = sample.shape[0]
-    centroids = unit_on_grid(as_float32(sample[starting_rows(n, k, seed)]))
+def _exact(
+    sample: NDArray[np.float16] | NDArray[np.float32],
+    centroids: NDArray[np.float32],
+    niter: int,
+    tolerance: float,
+    device: Device,
+) -> Training:
+    lloyd = InMemory(sample, centroids, device=device)
     objective: list[float] = []
-    empty = 0
-    for _ in range(niter):
-        concept, distance = assign(sample, centroids)
-        objective.append(int(distance.sum()) / DISTANCE_SCALE / n)
-        sums, counts = member_sums(sample, concept, k)
-        empty = int(np.count_nonzero(counts == 0))
-        fresh = unit_on_grid(sums)
-        # members that cancel out leave no direction: keep the old centroid
-        gone = ~fresh.any(axis=1)
-        fresh[gone] = centroids[gone]
-        centroids = _split_empty(fresh, counts)
-    return Training(centroids, objective, empty, n)
+    while not objective or not ended(objective, lloyd.still, niter, tolerance):
+        objective.append(lloyd.iterate() / DISTANCE_SCALE / len(sample))
+    return Training(lloyd.centroids, objective, lloyd.empty, len(sample))
 
 
-def member_sums(
-    rows: NDArray[np.float16] | NDArray[np.float32], concept: NDArray[np.int32], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sum of the member rows (float64 [k, d], exact below 2**29 rows) and number of members (int64 [k]) per concept."""
-    dim = rows.shape[1]
-    sums = np.zeros((k, dim), dtype=np.float64)
-    block = max(256, _SUM_BLOCK // max(1, dim))
-    for start in range(0, len(concept), block):
-        ids = concept[start : start + block]
-        order = np.argsort(ids, kind="stable")
-        ids = ids[order]
-        heads = np.flatnonzero(np.diff(ids, prepend=-1))
-        part: NDArray[np.float16] | NDArray[np.float32] = rows[start : start + block][order]
-        values = as_float32(part).astype(np.float64)
-        for head, end in zip(heads, [*heads[1:], len(ids)], strict=True):  # ten times as fast as np.add.reduceat
-            sums[ids[head]] += values[head:end].sum(axis=0)
-    return sums, np.bincount(concept, minlength=k).astype(np.int64)
-
-
-def _split_empty(centroids: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Give each empty concept (ascending) one half of the largest concept at that moment (ties: lowest concept)."""
-    sizes = counts.copy()
-    nudge = np.where(np.arange(centroids.shape[1]) % 2 == 0, 1.0 + _SPLIT, 1.0 - _SPLIT)
-    for j in np.flatnonzero(sizes == 0):
-        largest = int(sizes.argmax())
-        if sizes[largest] < 2:
-            break
-        pair = centroids[largest].astype(np.float64) * np.stack([nudge, 2.0 - nudge])
-        centroids[j], centroids[largest] = unit_on_grid(pair)
-        sizes[j] = sizes[largest] // 2
-        sizes[largest] -= sizes[j]
-    return centroids
-
-
-def _faiss(sample: NDArray[np.float16] | NDArray[np.float32], k: int, niter: int, seed: int, threads: int) -> Training:
+def _faiss(
+    sample: NDArray[np.float16] | NDArray[np.float32],
+    k: int,
+    niter: int,
+    seed: int,
+    threads: int,
+    init: NDArray[np.float32] | None,
+) -> Training:
     import faiss  # heavy to import, and the default engine does without
 
     n, dim = sample.shape
@@ -161,7 +129,7 @@ def _faiss(sample: NDArray[np.float16] | NDArray[np.float32], k: int, niter: int
             min_points_per_centroid=1,
             max_points_per_centroid=-(-n // k) + 1,  # never subsample
         )
-        model.train(np.ascontiguousarray(sample, dtype=np.float32))
+        model.train(np.ascontiguousarray(sample, dtype=np.float32), init_centroids=init)
     finally:
         faiss.omp_set_num_threads(before)
     stats: list[dict[str, float]] = list(model.iteration_stats or [])

@@ -31,7 +31,7 @@ from sqlglot.tokens import Token, TokenType
 
 from curate.errors import SpecError
 from curate.filtering.compiler import Compiler
-from curate.filtering.values import Refused
+from curate.filtering.values import Refused, Value
 
 MAX_LENGTH = 10_000
 MAX_NESTING = 40
@@ -87,29 +87,57 @@ def compile_predicate(
     column ends that way; names mind letter case and stand in double quotes when they are not plain words.
     Raises SpecError for anything that is not allowed, for unknown columns and for types that do not fit.
     """
-    names = _names(columns, aliases or {})
+    value, compiler = _compiled(sql, columns, aliases or {}, "bool", "predicate", "true or false")
+    return Predicate(_every_row(value.expr), tuple(compiler.used), value.sql, compiler.causes())
+
+
+@dataclass(frozen=True)
+class Number:
+    """A compiled number: `expr` is Float64, null where it has no value; `columns` and `sql` as of `Predicate`."""
+
+    expr: pl.Expr
+    columns: tuple[str, ...]
+    sql: str
+
+
+def compile_number(sql: str, columns: Mapping[str, pl.DataType], aliases: Mapping[str, str] | None = None) -> Number:
+    """Compile `sql`, a number for each row of a frame with these `columns`; words, meaning and errors are those of
+    `compile_predicate`. NaN and infinity count as null.
+    """
+    value, compiler = _compiled(sql, columns, aliases or {}, "int float", "expression", "a number")
+    number = _every_row(value.number())
+    return Number(pl.when(number.is_finite()).then(number), tuple(compiler.used), value.sql)
+
+
+def _compiled(
+    sql: str, columns: Mapping[str, pl.DataType], aliases: Mapping[str, str], kinds: str, what: str, wanted: str
+) -> tuple[Value, Compiler]:
+    names = _names(columns, aliases)
     try:
         _check_text(sql)
         tokens = sqlglot.tokenize(sql)
         _check_tokens(sql, tokens, names)
         trees = sqlglot.parse(sql)
         if len(trees) != 1 or trees[0] is None:
-            raise Refused("must be one condition")
+            raise Refused("must be one condition" if what == "predicate" else "must be one number")
         tree = trees[0]
         _check_depth(tree)
         compiler = Compiler(columns, names)
         value = compiler.compile(tree)
-        if value.kind != "bool":
-            raise Refused(f"must be true or false for each row, but it is {value.noun}")
+        if value.kind not in kinds.split():
+            raise Refused(f"must be {wanted} for each row, but it is {value.noun}")
         if not compiler.used:
             raise Refused("names no column, so it would say the same of every row")
     except Refused as refused:
-        raise SpecError(f"predicate {_excerpt(sql)}: {refused}") from None
+        raise SpecError(f"{what} {_excerpt(sql)}: {refused}") from None
     except (SqlglotError, RecursionError) as error:
-        raise SpecError(f"predicate {_excerpt(sql)}: {_syntax(error)}") from None
+        raise SpecError(f"{what} {_excerpt(sql)}: {_syntax(error)}") from None
+    return value, compiler
+
+
+def _every_row(expr: pl.Expr) -> pl.Expr:
     # polars 2.1 gives one row for `literal == CASE ...` when the condition is null in every row; this widens it again
-    every_row = pl.when(pl.int_range(pl.len()) >= 0).then(value.expr)
-    return Predicate(every_row, tuple(compiler.used), value.sql, compiler.causes())
+    return pl.when(pl.int_range(pl.len()) >= 0).then(expr)
 
 
 def _names(columns: Mapping[str, pl.DataType], aliases: Mapping[str, str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from curate.formats.clip_retrieval import index_embeddings
+from curate.formats.datacomp_metadata import index_datacomp
 from curate.formats.folder import index_folder
 from curate.formats.parquet import index_parquet
 from curate.formats.samples import IndexOptions, PartNotes, Reader
@@ -25,6 +26,8 @@ def index_part(source: PartSource, options: IndexOptions) -> tuple[pl.DataFrame,
 
     Memory: one member (``max_member_bytes``), the text members of one sample, and the rows of the part.
     """
+    if source.kind == "datacomp":
+        return index_datacomp(source, options)
     reader = Reader(options)
     if source.kind == "parquet":
         reader, notes = index_parquet(source, options)

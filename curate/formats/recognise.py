@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curate.errors import InputError
 from curate.formats.archive import list_archive
+from curate.formats.datacomp_metadata import is_metadata
 from curate.formats.shards import expand_shards
 from curate.formats.tar import TarScan, split_name
 from curate.store import urls
@@ -22,7 +23,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 """Extensions that are taken for images, the most usual first."""
 LAYOUTS = (
     "tar shards (WebDataset, img2dataset, DataComp), a tar of tars (ImageNet), a folder of images, Parquet files with "
-    "image bytes (Hugging Face, img2dataset), a folder of embeddings (clip-retrieval), or a .txt list of shards"
+    "image bytes (Hugging Face, img2dataset), embeddings (clip-retrieval), DataComp metadata, or a .txt list of shards"
 )
 PEEK_SAMPLES = 200
 """Samples of the first shard that are looked at."""
@@ -55,6 +56,8 @@ class Recognised:
     """Further columns that the samples carry, name -> type."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
+    vectors: bool = False
+    """Whether embeddings are there, so that none need be computed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _file(file: _File) -> Recognised:
     if ext == "tar":
         return _tars([file], file.url, ())
     if ext == "parquet":
-        return _tables([file], file.url)
+        return _tables([file], file.url, file.url.rpartition("/")[0] or ".", ())
     raise InputError(f"{file.url} is in no layout that curate reads; it reads {LAYOUTS}.")
 
 
@@ -162,8 +165,8 @@ def _of_files(source: str, level: str, files: list[_File]) -> Recognised | None:
     if tables:
         wanted = [file for file in tables if file.name.rsplit("/", 1)[-1].startswith("train")]
         if not wanted or len(wanted) == len(tables):
-            return _tables(tables, urls.join(source, f"{level}*.parquet"))
-        found = _tables(wanted, urls.join(source, f"{level}train*.parquet"))
+            return _tables(tables, urls.join(source, f"{level}*.parquet"), source, names)
+        found = _tables(wanted, urls.join(source, f"{level}train*.parquet"), source, names)
         return _noted(found, f"{len(tables) - len(wanted)} tables of other splits are left out")
     return None
 
@@ -290,7 +293,7 @@ def _archive(file: _File) -> Recognised:
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
-def _tables(tables: list[_File], location: str) -> Recognised:
+def _tables(tables: list[_File], location: str, folder: str, names: Collection[str]) -> Recognised:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -304,6 +307,12 @@ def _tables(tables: list[_File], location: str) -> Recognised:
         raise InputError(f"{first.url} is not a Parquet file that can be read ({err}).") from err
     types = {name: schema.field(name).type for name in schema.names}
     images = [name for name, kind in types.items() if _holds_bytes(kind)]
+    nbytes = sum(file.nbytes for file in tables)
+    samples = round(rows * nbytes / max(1, first.nbytes))
+    if not images and is_metadata(types):
+        npz = f"{first.name.removesuffix('.parquet')}.npz" in names
+        what = "DataComp metadata" + (" with embeddings" if npz else "")
+        return Recognised("datacomp", folder, what, len(tables), nbytes, samples, vectors=npz)
     if not images:
         hint = " It has URLs: download the images with img2dataset first." if "url" in map(str.lower, types) else ""
         raise InputError(f"{first.url} has no column of image bytes (columns: {', '.join(types)}).{hint}")
@@ -318,8 +327,6 @@ def _tables(tables: list[_File], location: str) -> Recognised:
             continue
         if typed := _field_type(kind):
             fields[name] = typed
-    nbytes = sum(file.nbytes for file in tables)
-    samples = round(rows * nbytes / max(1, first.nbytes))
     return Recognised(
         "parquet", location, "Parquet files with image bytes", len(tables), nbytes, samples, options, fields
     )
@@ -377,8 +384,9 @@ def _embeddings(source: str, folders: list[str]) -> Recognised:
     text = " of images and texts" if "text_emb" in folders else ""
     nbytes = sum(file.nbytes for file in arrays)
     return Recognised(
-        "embeddings", source, f"clip-retrieval embeddings{text}", len(arrays), nbytes, rows, options, fields
-    )
+        "embeddings", source, f"clip-retrieval embeddings{text}", len(arrays), nbytes, rows, options, fields,
+        vectors=True,
+    )  # fmt: skip
 
 
 def _images(source: str, images: list[_File], *, labelled: bool) -> Recognised:

@@ -44,7 +44,7 @@ INDEX_SCHEMA: dict[str, pl.DataType] = {
 STATUSES = (
     "ok", "not_downloaded", "bad_name", "unsafe_name", "scattered_members", "duplicate_key", "cut_tar",
     "too_many_bytes", "missing_image", "empty_image", "not_an_image", "bad_image", "too_many_pixels", "bad_json",
-    "missing_caption", "bad_caption", "bad_label",
+    "missing_caption", "bad_caption", "bad_label", "bad_uid",
 )  # fmt: skip
 #: Statuses that say what an earlier tool left out: such samples are dropped, but nothing is wrong with the input.
 UPSTREAM_STATUSES = ("not_downloaded",)
@@ -56,7 +56,8 @@ class IndexOptions:
 
     ``caption_ext`` None: no captions. Limits: pixels of an image, bytes of any member, bytes of a text member.
     ``fields``: further columns as (name, type), see fields.py. ``labels``: a table for samples without a label.
-    ``embeddings``: the folder, where the input is one of ready embeddings.
+    ``embeddings``: the folder, where the input is one of ready embeddings. ``datacomp``: the folder, where it is one of
+    DataComp metadata. Either way samples have no members.
     """
 
     input_name: str
@@ -70,6 +71,12 @@ class IndexOptions:
     fields: tuple[tuple[str, str], ...] = ()
     labels: LabelSource | None = None
     embeddings: str | None = None
+    datacomp: str | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether samples have no members, so that there are no bytes to embed or to copy."""
+        return self.embeddings is not None or self.datacomp is not None
 
 
 def index_schema(options: IndexOptions) -> dict[str, pl.DataType]:

@@ -42,7 +42,8 @@ class ShardInfo:
 
     ``start``: byte of the file at which it begins, for a tar inside a tar. ``label``: class of all its samples.
     ``ends``: what is to be told of the archive around it, on the last of its tars. ``sidecars``: a downloader's files
-    beside it, see img2dataset.py; None when they are not looked for, () when there are none.
+    beside it, see img2dataset.py; None when they are not looked for, () when there are none. ``rows``: first row and
+    the one after the last, for a table of which only a range is meant.
     """
 
     url: str
@@ -53,6 +54,7 @@ class ShardInfo:
     label: str | None = None
     ends: ArchiveEnd | None = None
     sidecars: tuple[Sidecar, ...] | None = None
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class PartSource:
     """What one part is made of: consecutive shards, or a run of an image folder's sorted listing."""
 
     part: int
-    kind: Literal["tar", "folder", "parquet", "embeddings"]
+    kind: Literal["tar", "folder", "parquet", "embeddings", "datacomp"]
     shards: tuple[ShardInfo, ...] = ()
     root: str = ""
     files: tuple[FileGroup, ...] = ()
@@ -116,6 +118,8 @@ class PartSource:
     def _contents(self) -> Iterator[tuple[str, int, str]]:
         for shard in self.shards:
             yield shard.rel, shard.nbytes, shard.etag
+            if shard.rows is not None:
+                yield f"{shard.rel}\0rows", shard.rows[0], str(shard.rows[1])
             if shard.sidecars == ():
                 yield f"{shard.rel}\0none", 0, ""
             for sidecar in shard.sidecars or ():
@@ -128,7 +132,7 @@ class PartSource:
 def plan_parts(
     shards: Sequence[ShardInfo],
     shards_per_part: int | Literal["auto"] = "auto",
-    kind: Literal["tar", "parquet", "embeddings"] = "tar",
+    kind: Literal["tar", "parquet", "embeddings", "datacomp"] = "tar",
 ) -> list[PartSource]:
     """Group consecutive shards into parts.
 

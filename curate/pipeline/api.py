@@ -33,6 +33,7 @@ from curate.pipeline.retries import Retried
 from curate.pipeline.runfile import RunFile, StepRecord, read_run, versions
 from curate.pipeline.vectors import Vectors
 from curate.stages import configs
+from curate.stages.cluster import ClusterStage
 from curate.stages.embed import EmbedStage
 from curate.store.groups import Group
 from curate.store.workspace import Workspace
@@ -217,7 +218,7 @@ def _truth(plan: Plan) -> str | None:
 def _resolve_devices(plan: Plan, engine: Engine) -> None:
     gpus = bool(engine.describe().get("gpus"))
     for step in plan.steps:
-        if gpus and isinstance(step.stage, EmbedStage):
+        if gpus and isinstance(step.stage, EmbedStage | ClusterStage):
             step.stage.gpus = 1.0
 
 
@@ -255,7 +256,7 @@ def line_of(entry: StepRecord) -> str:
     reused = f"   stored before: {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
     taken = entry.facts.get("rows_taken_over")
     taken = f"   taken over: {taken:,} rows" if taken else ""
-    return f"  {entry.name:<14}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
+    return f"  {entry.name:<16}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
 
 
 def open_run(workspace: str) -> Run:

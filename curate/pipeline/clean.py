@@ -29,10 +29,13 @@ _WHOLE = re.compile(r"[A-Za-z0-9_-]+\.([0-9a-f]{12})\.(npy|parquet|json)\Z")
 _RUN = re.compile(r"[0-9a-f]{12}\.json\Z")
 _EVENTS = re.compile(r"(.+)-\d{5,}\.jsonl\Z")
 _TEMPORARY = re.compile(r"\.(.+\.[0-9a-f]{8}\.tmp|probe-[0-9a-f]{8})\Z")
-_RELEASE = re.compile(r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|manifest)\.json|sample_ids\.npy)\Z")
+_RELEASE = re.compile(
+    r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|manifest|subset)\.json|(sample_ids|subset)\.npy)\Z"
+)
 _RELEASE_TABLES = ("samples.parquet", "dropped.parquet")
 _EMBEDDINGS = re.compile(
-    r"(embeddings\.json|(img_emb/img|text_emb/text)_emb_\d{4,}\.npy|metadata/metadata_\d{4,}\.parquet)\Z"
+    r"(embeddings\.json|(img_emb/img|text_emb/text)_emb_\d{4,}\.npy|metadata/metadata_\d{4,}\.parquet"
+    r"|runs/\d{5,}\.npy)\Z"
 )
 _TABLE = re.compile(r"\d{5,}\.parquet\Z")
 TEMPORARY_S = 600.0

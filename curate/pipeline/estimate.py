@@ -6,10 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curate.concepts.number import MEMBERS, for_dedup
 from curate.engine.progress import clock
 from curate.errors import StorageError
+from curate.formats.datacomp_metadata import rows_about
 from curate.pipeline.plan import Plan, Step
 from curate.pipeline.runfile import read_run
+from curate.report.page import size
 from curate.stages.sink import Sink
 from curate.store.columns import part_file
 
@@ -17,16 +20,18 @@ BYTES_PER_SAMPLE = 60_000
 """Assumed before the index is there, unless the input is smaller than one sample a shard."""
 BYTES_PER_ROW = 1_600
 """Assumed of ready embeddings: 768 numbers in float16, and their metadata."""
-RATES = {"index": 12_000.0, "embed": 25.0, "release": 6_500.0}
+RATES = {"index": 12_000.0, "caption": 20_000.0, "hash": 900.0, "embed": 25.0, "release": 6_500.0}
 """Samples a second of one worker, measured on one core of an AMD EPYC: index and release with samples of 15 kB, embed
-with the packaged EfficientNet-Lite0 on photos."""
+with the packaged EfficientNet-Lite0 on photos, hash on JPEGs of 512 to 1,024 pixels."""
 DEFAULT_RATE = 100_000.0
 PAIR_NS = 0.03
 """Nanoseconds of one core for one pair of vectors and one dimension, benchmarks/dedup.py."""
 FLOPS = 2e10
 """Multiply-adds (counted as two) a second of one core in the matrix products of k-means."""
-_SCRATCH = {"uids": 40, "dedup-exact": 64, "prune": 40}
-_COLUMN_BYTES = {"index": 250, "embed": 8}
+_SCRATCH = {"uids": 40, "dedup": 60, "dedup-exact": 64, "dedup_hash-pairs": 400}
+_COLUMN_BYTES = {"index": 250, "embed": 8, "hash": 32}
+AUTO_PRUNE = 500
+"""Concepts that `auto` is taken for before it is known."""
 DIM = 1280
 START_S = 8.0
 """Start of a local Ray and of its workers."""
@@ -69,6 +74,9 @@ def _rows(plan: Plan) -> tuple[int, bool]:
         from curate.store.columns import read_entry
 
         return sum(read_entry(plan.workspace, index.folder, i, fp).rows for i, fp in enumerate(index.parts)), True
+    if plan.sources and plan.sources[0].kind == "datacomp":
+        shards = [shard for source in plan.sources for shard in source.shards]
+        return sum(rows_about(shard) for shard in shards), False
     bare = bool(plan.sources) and plan.sources[0].kind == "embeddings"
     return max(len(plan.sources), plan.nbytes // (BYTES_PER_ROW if bare else BYTES_PER_SAMPLE)), False
 
@@ -90,15 +98,66 @@ def _measured(plan: Plan) -> dict[str, float]:
 
 def _seconds(step: Step, rows: int, workers: int, clusters: Sequence[Step]) -> float:
     if step.kind == "cluster":
-        config = step.stage.config
+        config, pass_over_all = step.stage.config, 2.0 * rows * _trained(step, rows) * DIM / FLOPS / workers
+        if config.train == "full":
+            return float(pass_over_all * (config.iterations + 1))
         sample = min(rows, config.training_sample)
-        training = 2.0 * sample * config.concepts * DIM * config.iterations / FLOPS
-        return float(training + 2.0 * rows * config.concepts * DIM / FLOPS / workers)
-    if step.kind == "dedup":
-        within = next((c for c in clusters if c.name == step.stage.context.references.get("within")), None)
-        concepts = within.stage.config.concepts if within else 1
-        return float(rows * rows / concepts / 2 * DIM * PAIR_NS * 1e-9 / workers)
+        return float(2.0 * sample * _trained(step, rows) * DIM * config.iterations / FLOPS + pass_over_all)
+    if step.kind == "dedup-similarity":
+        concepts = _concepts(step, rows, clusters)
+        # a row meets half of its own concept, and all of each that it is sent to
+        compared = rows / concepts * (0.5 + _probes(step, rows, concepts))
+        return float(rows * compared * DIM * PAIR_NS * 1e-9 / workers)
     return float(rows / RATES.get(step.kind, DEFAULT_RATE) / workers)
+
+
+def _concepts(step: Step, rows: int, clusters: Sequence[Step]) -> int:
+    within = next((c for c in clusters if c.name == step.stage.context.references.get("within")), None)
+    return _trained(within, rows) if within else 1
+
+
+def _trained(step: Step, rows: int) -> int:
+    """Of a cluster stage; a guess where it chooses the number itself."""
+    config = step.stage.config
+    if isinstance(config.concepts, int):
+        return config.concepts
+    choice = for_dedup(max(1, rows), max(1, min(rows, config.training_sample)))
+    return choice.concepts if config.purpose == "dedup" else min(AUTO_PRUNE, max(1, rows // MEMBERS))
+
+
+def _notes(plan: Plan, step: Step, rows: int) -> list[str]:
+    """What the table cannot say of a step."""
+    notes: list[str] = []
+    if step.kind != "cluster":
+        return notes
+    config = step.stage.config
+    if config.train == "full":
+        each = rows * 2 * DIM
+        kept = "" if plan.workspace.is_local else "; after the first from copies on local disk, as far as there is room"
+        notes.append(
+            f"{step.name} reads all vectors, about {size(each)}, in each of at most {config.iterations:,} iterations: "
+            f"{size(each * config.iterations)} in all{kept}"
+        )
+    if config.concepts == "auto":
+        how = {
+            "dedup": "as many as make assignment and pairs cost the same",
+            "prune": "the fewest that doubling gains little on; a share of the training sample tells",
+        }[config.purpose]
+        notes.append(
+            f"{step.name} settles the number of concepts as it runs: {how}; the plan takes {_trained(step, rows):,}"
+        )
+    return notes
+
+
+def _probes(step: Step, rows: int, concepts: int) -> float:
+    """Concepts a row is sent to, about. Without a limit a third of all, as at epsilon 0.07 on real rows (and twice that
+    for those that are audited, since they ask both ways).
+    """
+    config = step.stage.config
+    if config.probes == "all":
+        return concepts / 3
+    audited = config.audit if config.audit <= 1 else min(1.0, config.audit / max(rows, 1))
+    return float(min(config.probes, concepts / 3) + audited * concepts * 2 / 3)
 
 
 def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | None) -> dict[str, Any]:
@@ -115,20 +174,19 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
         name for name, has in (("reduce", step.stage.has_reduce()), ("exchange", step.stage.has_exchange())) if has
     ]
     at_once = max(1, min(workers, parts))
-    seconds = left * (
-        rows / measured if measured else _seconds(step, rows, at_once, [s for s in plan.steps if s.kind == "cluster"])
-    )
+    clusters = [s for s in plan.steps if s.kind == "cluster"]
+    seconds = left * (rows / measured if measured else _seconds(step, rows, at_once, clusters))
     vectors = rows * 2 * DIM
-    bare = bool(plan.sources) and plan.sources[0].kind == "embeddings"
+    bare = bool(plan.sources) and plan.sources[0].kind in ("embeddings", "datacomp")
     nbytes = {
         "embed": vectors + rows * 8,
         "read_embeddings": plan.nbytes if bare else vectors,
         "write_embeddings": plan.nbytes if bare else vectors,
         "release": rows * 60 if bare else plan.nbytes,
     }.get(step.kind, rows * _COLUMN_BYTES.get(step.kind, 12))
-    scratch = {"dedup": vectors + rows * 60, "cluster": min(rows, 1_000_000) * 2 * DIM}.get(
-        step.kind, rows * _SCRATCH.get(step.kind, 0)
-    )
+    scratch = {"cluster": min(rows, 1_000_000) * 2 * DIM}.get(step.kind, rows * _SCRATCH.get(step.kind, 0))
+    if step.kind == "dedup-similarity":
+        scratch = int((vectors + rows * 60) * (1 + _probes(step, rows, _concepts(step, rows, clusters))))
     return {
         "name": step.name,
         "kind": step.kind,
@@ -141,6 +199,8 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
         "time": clock(seconds) if left else "stored",
         "bytes": int(left * nbytes),
         "scratch_bytes": int(left * scratch),
+        "read_bytes_per_iteration": vectors if step.kind == "cluster" and step.stage.config.train == "full" else 0,
+        "notes": _notes(plan, step, rows) if left else [],
         "facts": step.stage.facts(),
     }
 
@@ -155,21 +215,24 @@ def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
     kinds = [(step.name, step.kind) for step in plan.steps]
     names = [kind for _, kind in kinds]
     for at, (name, kind) in enumerate(kinds):
-        if kind in ("filter", "sample") and "dedup" in names[:at]:
+        dedups = [before for before in names[:at] if before in ("dedup", "dedup_hash")]
+        if kind in ("filter", "sample") and dedups:
             found.append(
-                f"{name} comes after dedup: it can drop a keeper, and so a whole group of duplicates; put it before"
+                f"{name} comes after {dedups[-1]}: it can drop a keeper, and so a whole group of duplicates; "
+                "put it before"
             )
-        if kind == "dedup" and "prune" in names[:at]:
+        if kind in ("dedup", "dedup_hash") and "prune" in names[:at]:
             found.append(f"{name} comes after prune: quotas went to duplicates, the total is no longer exact")
-        if kind in ("embed", "read_embeddings") and not {"cluster", "filter", "write_embeddings"} & set(names[at:]):
+        users = {"cluster", "filter", "heads", "write_embeddings"}
+        if kind in ("embed", "read_embeddings") and not users & set(names[at:]):
             found.append(f"no later stage uses the vectors of {name}")
-        if kind == "prune" and "dedup" not in names[:at]:
+        if kind == "prune" and not dedups:
             found.append(f"{name} has no dedup before it: duplicates will take up quota")
     if any(step.kind == "embed" and step.name not in measured and not _packaged(step) for step in plan.steps):
         found.append(
             "the time of embed is that of the packaged EfficientNet-Lite0 on a CPU; a pilot (--limit-shards 1) in this "
             "workspace gives the next plan your own rate"
         )
-    if not {"release", "write_embeddings"} & set(names):
+    if not {"release", "write_embeddings", "write_subset"} & set(names):
         found.append("no release stage: the run decides which samples stay but writes no dataset")
     return found

@@ -156,7 +156,7 @@ class Executor:
             if not again:
                 spans = sorted([*spans, *((share[0], share[-1]) for share in todo)])
                 reduce = jobs.Reduce(*job, totals, number, spans)
-                (again,) = self._map(step, "reduce", reduce, [step.name], LIGHT, unit="step")
+                (again,) = self._map(step, "reduce", reduce, [step.name], _need(step, model=False), unit="step")
             number += 1
 
     def _shares(self, parts: list[int], need: Need) -> list[list[int]]:

@@ -278,41 +278,53 @@ class _Teller:
         if record.kind == "prune" and values.get("score") is not None:
             evidence |= self._quota(record, group, part, row, values["score"])
         hidden = {*_BOOKKEEPING, "uid_hi", "uid_lo", "members", "key", "shard", "vec_row", "text_row"}
-        hidden |= {"duplicate_of", "keeper", "first_part", "first_row"}
+        hidden |= {"duplicate_of", "keeper", "first_part", "first_row", "of_part", "of_row", "order_key", "links"}
+        hidden |= {"content_hi", "content_lo"}
         shown = {name: value for name, value in values.items() if name not in hidden and value is not None}
         return StepStory(record.name, record.kind, verdict, reason, shown, evidence)
 
     def _quota(self, record: StepRecord, group: Group, part: int, row: int, score: int) -> dict[str, Any]:
-        """Quota of the sample's concept and, when it is cheap, the rank of its score there."""
-        before = [step for step in self.run.record.steps[: self._number(record)] if step.kind == "cluster"]
-        within = group.config.get("within") or before[-1].name
-        concept = self.row(within, part, row)["concept"]
-        table = read_artifacts(self.workspace, record.folder, record.whole)["concepts"]
+        """Quota of the sample's concept or class and, when it is cheap, the rank of its score there."""
+        artifacts = read_artifacts(self.workspace, record.folder, record.whole)
+        table, told = artifacts["concepts"], artifacts["diagnostics"]
         assert isinstance(table, pl.DataFrame)
-        facts = table.filter(pl.col("concept") == concept).row(0, named=True)
-        found = {"concept": concept, "quota": facts["quota"], "size": facts["size"], "which": group.config["which"]}
-        if group.rows <= RANKED_ROWS:
-            found["rank"] = 1 + self._better(record.name, within, concept, score, group.config["which"], part, row)
+        assert isinstance(told, dict)
+        # the step and column of the group; one group of all has none
+        step, column = {"label": (self.index_step, "label"), "all": (None, "")}.get(
+            told["within"], (told["within"], "concept")
+        )
+        mine = 0 if step is None else self.row(step, part, row)[column]
+        facts = table.filter(pl.col("label" if column == "label" else "concept") == mine).row(0, named=True)
+        which = group.config["which"]
+        found = {"concept": facts["concept"], "quota": facts["quota"], "size": facts["size"], "which": which}
+        if column == "label":
+            found["label"] = mine
+        if group.rows <= RANKED_ROWS and which in ("hard", "easy"):
+            found["rank"] = 1 + self._better(record.name, (step, column, mine), score, which, part, row)
         return found
 
-    def _better(self, prune: str, within: str, concept: int, score: int, which: str, part: int, row: int) -> int:
-        """Samples of the concept that come first: better scores, and equal ones of a smaller uid."""
+    def _better(
+        self, prune: str, group: tuple[str | None, str, Any], score: int, which: str, part: int, row: int
+    ) -> int:
+        """Samples of the group that come first: better scores, and equal ones of a smaller uid."""
         mine = self.row(self.index_step, part, row)
         best = (pl.col("score") > score) if which == "hard" else (pl.col("score") < score)
         smaller = (pl.col("uid_hi") < mine["uid_hi"]) | (
             (pl.col("uid_hi") == mine["uid_hi"]) & (pl.col("uid_lo") < mine["uid_lo"])
         )
         total = 0
+        step, column, value = group
         for number in range(len(self.index.parts)):
             frame = pl.concat(
                 [
                     self._columns(prune, number, ["score"]),
-                    self._columns(within, number, ["concept"]),
+                    *([self._columns(step, number, [column])] if step is not None else []),
                     self._columns(self.index_step, number, ["uid_hi", "uid_lo"]),
                 ],
                 how="horizontal",
             )
-            here = frame.filter(pl.col("score").is_not_null() & (pl.col("concept") == concept))
+            same = pl.lit(True) if step is None else pl.col(column) == value
+            here = frame.filter(pl.col("score").is_not_null() & same)
             total += here.filter(best | ((pl.col("score") == score) & smaller)).height
         return total
 
@@ -355,6 +367,6 @@ def _json(workspace: Workspace, name: str) -> dict[str, int]:
 
 def _input_of(run: Run) -> str:
     given = run.record.spec.get("input", {})
-    layouts = ("shards", "folder", "archive", "parquet", "embeddings")
+    layouts = ("shards", "folder", "archive", "parquet", "embeddings", "datacomp")
     found = next((given[name] for name in layouts if given.get(name)), None) if isinstance(given, dict) else given
     return ", ".join(map(str, found)) if isinstance(found, list) else str(found)

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from curate.errors import InputError, StorageError
 from curate.formats.archive import list_archive
 from curate.formats.datacomp import SUBSET, Subset, count_distinct, first_unsorted, uid_at
+from curate.formats.datacomp_metadata import is_metadata, list_metadata, rows_about
 from curate.formats.index import index_part
+from curate.formats.npz import describe
 from curate.formats.samples import IndexOptions
 from curate.formats.sources import PartSource, ShardInfo
 from curate.formats.tar import TarScan
@@ -37,7 +39,10 @@ PROBLEMS = 20
 _PART = re.compile(r"part-(\d{5,})\.([0-9a-f]{12})\.parquet\Z")
 _GROUP = re.compile(r"group\.([0-9a-f]{12})\.json\Z")
 _STEP = re.compile(r"[a-z][a-z0-9_-]*@[0-9a-f]{12}\Z")
-KINDS = "a tar shard, a folder of a column group, a .parquet or .npy file, a workspace (run.json) or a release"
+KINDS = (
+    "a tar shard, a folder of a column group, a .parquet, .npy or .npz file, a folder of DataComp metadata, "
+    "a workspace (run.json) or a release"
+)
 
 
 def inspect(path: str, rows: int = 5) -> dict[str, Any]:
@@ -68,6 +73,8 @@ def inspect(path: str, rows: int = 5) -> dict[str, Any]:
         raise InputError(
             f"{path} is a folder of {len(shards):,} tar shards; inspect one, such as {here.where(shards[0])}"
         )
+    if metadata := _metadata(here, path, listing, rows):
+        return {"path": path} | metadata
     raise InputError(f"{path} is nothing that curate knows: it inspects {KINDS}; this folder has {_some(listing)}")
 
 
@@ -84,6 +91,8 @@ def _file(place: Workspace, name: str, path: str, nbytes: int, rows: int) -> dic
             return {"kind": "uids", "bytes": nbytes} | _uids(array, rows)
         facts = {"kind": "array", "bytes": nbytes, "dtype": str(array.dtype), "shape": list(array.shape)}
         return facts | _first(array, rows)
+    if name.endswith(".npz"):
+        return {"kind": "arrays", "bytes": nbytes, "arrays": describe(path, nbytes)}
     raise InputError(f"{path} is nothing that curate knows: it inspects {KINDS}")
 
 
@@ -265,6 +274,25 @@ def _parquet(data: bytes, where: str) -> pl.DataFrame:
         return pl.read_parquet(io.BytesIO(data))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise StorageError(f"{where} cannot be read as Parquet: {error}") from error
+
+
+def _metadata(here: Workspace, path: str, listing: dict[str, int], rows: int) -> dict[str, Any] | None:
+    """A folder of DataComp metadata, or of folders of it: its files counted, and the first table."""
+    tables = [listing, *(here.listing(folder) for folder in here.folders()[:1])]
+    if not any(name.endswith(".parquet") for names in tables for name in names):
+        return None
+    shards = list_metadata(path)
+    table = _table(_parquet(here.read(shards[0].rel), shards[0].url), rows)
+    if not is_metadata([column["name"] for column in table["columns"]]):
+        return None
+    told = {"first_table": shards[0].rel, "rows": table["rows"], "columns": table["columns"], "first": table["first"]}
+    return {
+        "kind": "metadata",
+        "tables": len(shards),
+        "with_embeddings": sum(len(shard.sidecars or ()) > 1 for shard in shards),
+        "rows_about": sum(rows_about(shard) for shard in shards),
+        "bytes": sum(shard.nbytes for shard in shards),
+    } | told
 
 
 def _array(place: Workspace, name: str) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -160,8 +161,12 @@ class Emit(Job):
     def __call__(self, item: Parts) -> int:
         """Write the records of a group of parts; returns the rows."""
         stage, artifacts = self.opened()
-        records = (stage.emit(part, artifacts) for part in item.parts)
+        records = chain.from_iterable(_pieces(stage.emit(part, artifacts)) for part in item.parts)
         return exchange.write_runs(self.workspace, self.scratch, item.run, records, self.buckets)
+
+
+def _pieces(emitted: exchange.Records | Iterator[exchange.Records]) -> Iterator[exchange.Records]:
+    return iter((emitted,)) if isinstance(emitted, exchange.Records) else emitted
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class _Checker:
                 self._default_reference(stage, path, reference, earlier)
                 continue
             for item in given if isinstance(given, list) else [given]:
-                if not isinstance(item, str) or item in earlier or item in self.unusable:
+                if not isinstance(item, str) or item in earlier or item in self.unusable or item in reference.words:
                     continue
                 kinds = " or ".join(sorted(reference.kinds))
                 have = f"; the earlier ones are {', '.join(earlier)}" if earlier else "; there is none before this one"

@@ -12,6 +12,7 @@ import polars as pl
 from curate.errors import CurateError, ExitCode, ModelError, SpecError
 from curate.formats.archive import list_archive
 from curate.formats.clip_retrieval import list_embeddings
+from curate.formats.datacomp_metadata import CAPTION, FIELDS, list_ranges
 from curate.formats.folder import list_folder
 from curate.formats.img2dataset import with_sidecars
 from curate.formats.labels import open_labels
@@ -247,7 +248,10 @@ def resolve_references(steps: Sequence[Step], name: str, config: StageConfig) ->
     resolved: dict[str, str | None] = {}
     for option, reference in references_of(type(config)).items():
         chosen = getattr(config, option)
-        if chosen is None and reference.follow is not None:
+        if chosen in reference.words:
+            resolved[option] = None
+            continue
+        if chosen is None and reference.follow is not None and resolved[reference.follow] is not None:
             followed = next(s for s in steps if s.name == resolved[reference.follow])
             chosen = followed.stage.context.references.get(option)
         if chosen is None:
@@ -262,17 +266,19 @@ def resolve_references(steps: Sequence[Step], name: str, config: StageConfig) ->
 def input_options(spec: PipelineSpec, sources: Sequence[PartSource]) -> IndexOptions:
     """What the index needs to know of the input."""
     given = spec.input
+    ready = FIELDS if given.datacomp is not None else {}
     return IndexOptions(
         input_name=spec.input.name or _folder_name(sources) or spec.name,
         image_exts=given.image_extensions,
-        caption_ext=given.caption,
+        caption_ext=given.caption or (CAPTION if given.datacomp is not None else None),
         caption_required=given.caption is not None and given.caption_required,
         label_ext=given.label,
         max_pixels=given.max_pixels,
         max_member_bytes=given.max_bytes,
-        fields=tuple(given.fields.items()),
+        fields=tuple((ready | given.fields).items()),
         labels=open_labels(given.labels) if given.labels is not None else None,
         embeddings=given.embeddings,
+        datacomp=given.datacomp,
     )
 
 
@@ -293,9 +299,11 @@ def input_sources(spec: PipelineSpec, limit: int | None) -> tuple[list[PartSourc
     if given.folder is not None:
         parts = list(list_folder(given.folder, given.image_extensions, given.files_per_part).parts)
         return (parts if limit is None else parts[:limit]), len(parts)
-    kind: Literal["tar", "parquet", "embeddings"] = "tar"
+    kind: Literal["tar", "parquet", "embeddings", "datacomp"] = "tar"
     if given.embeddings is not None:
         shards, kind = list_embeddings(given.embeddings), "embeddings"
+    elif given.datacomp is not None:
+        shards, kind = list_ranges(given.datacomp), "datacomp"
     elif given.parquet is not None:
         shards, kind = expand_shards(list(given.shard_list), ".parquet"), "parquet"
     elif given.archive is not None:

@@ -70,7 +70,7 @@ def check_field(name: str) -> str:
 _TAKEN = {*INDEX_SCHEMA, *FROM_STAGES, "uid", "source", "keep", "reason", "alive"}
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"), AfterValidator(check_field)]
 FieldType = Literal["string", "int", "float", "bool"]
-_LAYOUTS = ("shards", "folder", "archive", "parquet", "embeddings")
+_LAYOUTS = ("shards", "folder", "archive", "parquet", "embeddings", "datacomp")
 
 
 class InputSpec(StrictModel):
@@ -89,6 +89,9 @@ class InputSpec(StrictModel):
     embeddings: Location | None = Field(
         None, description="Folder of ready embeddings in clip-retrieval's layout: img_emb/, text_emb/, metadata/."
     )
+    datacomp: Location | None = Field(
+        None, description="Folder of DataComp metadata: .parquet files, with .npz files of embeddings beside them."
+    )
     name: Slug | None = Field(
         None, description="Name of the collection, part of uids that are derived; default: that of its folder."
     )
@@ -97,7 +100,7 @@ class InputSpec(StrictModel):
         description="Extensions of the image member, the preferred one first; for parquet the image column.",
     )
     caption: Extensions | None = Field(
-        None, description="Extension of the caption member, such as txt; for parquet and embeddings the caption column."
+        None, description="Extension of the caption member, such as txt; for tables the caption column."
     )
     caption_required: bool = Field(True, description="Whether a sample without a caption is quarantined.")
     label: Extensions | None = Field("cls", description="Extension of the class label member; for parquet the column.")

@@ -17,6 +17,11 @@ _FIELDS = 8
 """Further columns that are offered."""
 _VAGUE = {"data", "shards", "train", "images", "tars", "parquet", "default"}
 """Names of folders that say nothing of what is in them."""
+_BY_SCORE = (
+    '  # - filter: {where: "least(width, height) >= 200"}    # any column of the tables',
+    "  - prune: {metric: clip_l14_similarity_score, keep: 0.3}    # the best 30 % by CLIP score",
+)
+_SUBSET = "  - write_subset                  # the uids that stay, as DataComp's tools read them"
 
 
 def slug(source: str) -> str:
@@ -38,11 +43,11 @@ def starter(found: Recognised, *, name: str, workspace: str, file: str) -> str:
     many = f"about {found.samples:,} samples" if found.samples else "an unknown number of samples"
     concepts = max(1, min(MAX_CONCEPTS, math.isqrt(found.samples))) if found.samples else 100
     lines = [
-        f"# Purpose   Curate {_plain(found.what)}: drop duplicates, prune what is redundant, write a release.",
+        f"# Purpose   Curate {_plain(found.what)}: {_purpose(found)}.",
         f"# Command   curate plan {file}                    what it would do, and how long it may take",
         f"#           curate run {file} --limit-shards 1    a pilot on the first shard",
         f"#           curate run {file}",
-        f"# Expected  {many} in; about 60 % of those without duplicates kept. `curate plan` estimates the time.",
+        f"# Expected  {many} in; {_kept(found)} kept. `curate plan` estimates the time.",
     ]
     lines += [f"# Note      {_plain(note)}." for note in found.notes]
     lines += [f"name: {name}", "input:", f"  {found.layout}: {_value(found.location)}"]
@@ -53,7 +58,9 @@ def starter(found: Recognised, *, name: str, workspace: str, file: str) -> str:
         "stages:",
         "  - index",
     ]
-    if found.layout == "embeddings":
+    if found.layout == "datacomp" and not found.vectors:
+        return "\n".join([*lines, *_BY_SCORE, _SUBSET]) + "\n"
+    if found.vectors:
         lines += ["  - read_embeddings               # the vectors that are there; no image is needed"]
     else:
         lines += [
@@ -64,9 +71,20 @@ def starter(found: Recognised, *, name: str, workspace: str, file: str) -> str:
         f"  - cluster: {{concepts: {concepts}}}",
         "  - dedup: {epsilon: 0.1}            # pairs with a cosine similarity of 0.9 and more; raise it to drop more",
         "  - prune: {metric: dbp, keep: 0.6, of: deduplicated}",
-        "  - release: {samples_per_shard: 10000}",
+        _SUBSET if found.layout == "datacomp" else "  - release: {samples_per_shard: 10000}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _purpose(found: Recognised) -> str:
+    if found.layout != "datacomp":
+        return "drop duplicates, prune what is redundant, write a release"
+    how = "drop duplicates, prune what is redundant" if found.vectors else "keep the best by CLIP score"
+    return f"{how}, write a subset file"
+
+
+def _kept(found: Recognised) -> str:
+    return "30 %" if found.layout == "datacomp" and not found.vectors else "about 60 % of those without duplicates"
 
 
 def _option(option: str, value: Any) -> str:

@@ -12,6 +12,7 @@ from curate.pipeline.api import Run
 from curate.pipeline.letters import sentence
 from curate.pipeline.notes import noted, noted_lines
 from curate.pipeline.retries import Retried
+from curate.pipeline.scored import scored, scored_lines
 from curate.pipeline.truth import found_of_planted
 from curate.report.page import duration, size
 from curate.store.columns import read_columns
@@ -53,11 +54,15 @@ def summarise(run: Run) -> dict[str, Any]:
         "broken_shards": [note for note in record.notes if note.get("kind") == "shard"],
         "broken": list(_broken(run)),
         "concepts": _concepts(run),
+        "chosen": list(_chosen(run)),
         "lists": list(_lists(run)),
+        "scores": list(scored(run)),
+        "thresholds": list(_thresholds(run)),
         "planted": found_of_planted(run),
         "retried": None if record.retried is None else record.retried.model_dump(),
         "release": next((step.facts for step in record.steps if "manifest_sha256" in step.facts), None),
         "embeddings": [step.facts for step in record.steps if step.kind == "write_embeddings" and "url" in step.facts],
+        "subsets": [step.facts for step in record.steps if step.kind == "write_subset" and "url" in step.facts],
         "report": None,
     }
 
@@ -109,6 +114,35 @@ def _lists(run: Run) -> Iterator[dict[str, Any]]:
             yield from ({"step": step.name, "column": matches["column"]} | one for one in matches["lists"])
 
 
+def _thresholds(run: Run) -> Iterator[dict[str, Any]]:
+    """Where each dedup drew the line, what other lines would have kept, and how much was found."""
+    for step in run.record.steps:
+        if step.kind == "dedup" and step.status == "done":
+            found = run.artifacts(step.name)
+            told = {name: found[name] for name in ("decision", "recall")}
+            yield {"step": step.name, **told, "curve": list(found["curve"].iter_rows())}
+
+
+def _threshold_lines(one: dict[str, Any]) -> Iterator[str]:
+    decision, recall = one["decision"], one["recall"]
+    yield f"{one['step']}: {decision['kept']:,} of {decision['of']:,} stay at epsilon {decision['epsilon']:.6g}"
+    if recall["probes"] == "all":
+        yield "  every pair that can be so similar was compared"
+    elif recall["with_duplicate"]:
+        yield (
+            f"  recall {recall['recall']:.3f} ({recall['low']:.3f} to {recall['high']:.3f}): {recall['found']:,} of "
+            f"{recall['with_duplicate']:,} audited samples with a duplicate were found"
+        )
+
+
+def _chosen(run: Run) -> Iterator[dict[str, Any]]:
+    """Numbers of concepts that `concepts: auto` came to, and why."""
+    for step in run.record.steps:
+        if step.kind == "cluster" and step.status == "done":
+            auto = run.artifacts(step.name)["training"].get("auto")
+            yield from [{"step": step.name, **auto}] if auto else []
+
+
 def _concepts(run: Run) -> dict[str, Any] | None:
     """Quotas of the last prune stage: the largest and the smallest, and how hard the bounds pressed."""
     prunes = [step for step in run.record.steps if step.kind == "prune" and step.status == "done"]
@@ -137,7 +171,7 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
         gone = (step["rows_before"] or 0) - (step["rows_after"] or 0)
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in step["reasons"].items())
         reused = "   (stored before)" if step["reused_parts"] and step["reused_parts"] >= step["parts"] else ""
-        yield f"  {step['name']:<14}{step['rows_after'] or 0:>10,}{f'   -{gone:,}  {reasons}' if gone else ''}{reused}"
+        yield f"  {step['name']:<16}{step['rows_after'] or 0:>10,}{f'   -{gone:,}  {reasons}' if gone else ''}{reused}"
     if lines := list(noted_lines(summary["noted"])):
         yield ""
         yield from lines
@@ -149,6 +183,13 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
             more = ", ..." if one["unmatched"] > len(one["first_unmatched"]) else ""
             told += f" ({', '.join(one['first_unmatched'])}{more})"
         yield f"{one['list']} list {one['file']}: {told}"
+    if summary["scores"]:
+        yield ""
+        yield from scored_lines(summary["scores"])
+    for number, one in enumerate(summary["thresholds"]):
+        if not number:
+            yield ""
+        yield from _threshold_lines(one)
     if summary["planted"]:
         told = ", ".join(f"{kind} {found} of {n}" for kind, (found, n) in summary["planted"]["kinds"].items())
         yield ""
@@ -156,11 +197,16 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     if summary["retried"]:
         yield ""
         yield sentence(Retried(**summary["retried"]))
+    for auto in summary["chosen"]:
+        yield ""
+        yield f"{auto['step']}: {auto['concepts']:,} concepts (auto, to {auto['purpose']}): {auto['why']}"
     if concepts := summary["concepts"]:
         yield ""
         for which in ("largest", "smallest"):
             told = ", ".join(f"#{c['concept']}: {c['quota']:,} of {c['size']:,}" for c in concepts[which])
             yield f"{which} quotas:  {told}"
+        for warning in concepts["diagnostics"]["warnings"]:
+            yield f"warning: {concepts['step']}: {warning}"
     if summary["broken"] or summary["broken_shards"]:
         yield ""
         yield "set aside, with the reason:"
@@ -175,6 +221,9 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     for folder in summary["embeddings"]:
         facts = f"{folder['rows']:,} rows of {folder['dim']:,} numbers, {size(folder['bytes'])}"
         yield f"embeddings: {folder['url']}  ({facts})"
+    for subset in summary["subsets"]:
+        again = f", {subset['records']:,} with repeats" if subset["records"] != subset["uids"] else ""
+        yield f"subset:   {subset['url']}/subset.npy  ({subset['uids']:,} uids{again}, {size(subset['bytes'])})"
     if summary["report"]:
         yield f"report:   {summary['report']}"
     steps = [f"curate verify {release['url']}"] if release else []

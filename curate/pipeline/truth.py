@@ -14,13 +14,16 @@ from curate.errors import CurateError
 from curate.pipeline.api import Run
 from curate.store import urls
 
+KINDS = ("dedup-exact", "dedup", "dedup_hash")
+"""Steps that drop duplicates."""
+
 
 def found_of_planted(run: Run) -> dict[str, Any] | None:
     """Share of the planted pairs of which at least one was dropped as a duplicate; None without a truth.json.
 
     Counts all pairs that reached the dedup stages. Memory: keys and drop reasons of all samples; for small collections.
     """
-    if run.record.truth is None or not any(step.kind == "dedup" for step in run.record.steps):
+    if run.record.truth is None or set(KINDS).isdisjoint(step.kind for step in run.record.steps):
         return None
     try:
         handle = urls.open_read(run.record.truth)
@@ -29,7 +32,7 @@ def found_of_planted(run: Run) -> dict[str, Any] | None:
     with handle:
         truth = json.loads(handle.read())
     index = run.record.steps[0].name
-    dropping = [step.name for step in run.record.steps if step.kind in ("dedup", "dedup-exact")]
+    dropping = [step.name for step in run.record.steps if step.kind in KINDS]
     dropped = pl.any_horizontal(pl.col(f"{step}.keep").not_() for step in dropping)
     frame = run.columns(index, *dropping).select(
         key=f"{index}.key", reached=pl.col(f"{dropping[0]}.keep").is_not_null(), gone=dropped.fill_null(False)

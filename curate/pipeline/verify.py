@@ -118,7 +118,7 @@ def verify_release(
     checker.totals(found, dropped)
     return Verification(
         url=release.url,
-        samples=sum(shard.samples or 0 for shard in found),
+        samples=sum(shard.samples or 0 for shard in found) - (manifest.copies or 0),
         shards=len(shards),
         files=len(checker.there) + 1,
         nbytes=sum(checker.there.values()),
@@ -176,7 +176,7 @@ class _Checker:
             stream = Hashing(handle)
             keys, unlike = self._scan(name, stream, None if table is None else table["sha256"].to_list())
             stream.drain()
-        uids = [self.layout.uid(key) for key in keys]
+        uids = self.layout.uids(keys)
         shard.samples, shard.nbytes = len(uids), stream.nbytes
         self._matches(name, stream.nbytes, stream.digest.hexdigest())
         if table is not None:
@@ -265,7 +265,8 @@ class _Checker:
     def totals(self, shards: list[_Shard], dropped: Counter[tuple[str, str]]) -> None:
         """Sums over the whole release."""
         manifest = self.manifest
-        samples = sum(shard.samples or 0 for shard in shards)
+        copies = manifest.copies or 0
+        samples = sum(shard.samples or 0 for shard in shards) - copies
         numbers = sorted(name for name in manifest.files if _SHARD.match(name))
         if numbers != [f"{self.layout.shard(i)}.tar" for i in range(len(numbers))]:
             first, second = self.layout.shard(0), self.layout.shard(1)
@@ -314,11 +315,12 @@ class _Checker:
         order = np.lexsort((uids[:, 1], uids[:, 0]))
         ranked = uids[order]
         again = np.flatnonzero((ranked[1:] == ranked[:-1]).all(axis=1))
-        if len(again):
+        shard = np.searchsorted(ends, order, "right")
+        meant = len(again) == (self.manifest.copies or 0) and (shard[again] == shard[again + 1]).all()
+        if not meant:
             examples = []
             for place in again[:_NAMED]:
-                at = np.searchsorted(ends, order[place : place + 2], "right")
-                first, second = (shards[int(n)].name for n in at)
+                first, second = (shards[int(n)].name for n in shard[place : place + 2])
                 uid = "".join(f"{int(word):016x}" for word in ranked[place])
                 examples.append(f"{uid} in {first} and {second}")
             told = _some(examples, _NAMED, len(again))

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from curate.pipeline import truth
 from curate.pipeline.api import Run
 from curate.pipeline.samples import Sample, find_samples, sample_bytes
 from curate.report import page
@@ -91,7 +92,11 @@ def _concepts(run: Run) -> tuple[page.Concept, ...]:
     prunes = [step for step in run.record.steps if step.kind == "prune" and step.status == "done"]
     if not prunes:
         return ()
-    table = run.artifacts(prunes[-1].name)["concepts"]
+    artifacts = run.artifacts(prunes[-1].name)
+    table, within = artifacts["concepts"], artifacts["diagnostics"]["within"]
+    if within == "all":
+        return ()
+    labels = dict(table.select("concept", "label").iter_rows())
     concepts = [
         page.Concept(
             concept=row["concept"],
@@ -106,18 +111,18 @@ def _concepts(run: Run) -> tuple[page.Concept, ...]:
         for row in table.filter(pl.col("size") > 0).iter_rows(named=True)
     ]
     shown = {c.concept for group in page.concepts_to_show(concepts) for c in group}
-    thumbs = {concept: _members(run, prunes[-1].name, concept) for concept in shown}
+    thumbs = {concept: _members(run, prunes[-1].name, within, labels[concept] or concept) for concept in shown}
     return tuple(c.model_copy(update={"thumbnails": thumbs.get(c.concept, ())}) for c in concepts)
 
 
-def _members(run: Run, prune: str, concept: int) -> tuple[str, ...]:
-    """Thumbnails of the kept samples of a concept that come first in input order."""
+def _members(run: Run, prune: str, within: str, group: int | str) -> tuple[str, ...]:
+    """Thumbnails of the kept samples of a concept or class that come first in input order."""
     index = run.record.steps[0].name
-    cluster = next(s.name for s in reversed(run.record.steps) if s.kind == "cluster")
-    samples = find_samples(
-        run, {index: ["uid_hi"], cluster: ["concept"], prune: ["keep"]},
-        (pl.col(f"{cluster}.concept") == concept) & pl.col(f"{prune}.keep"), THUMBNAILS,
-    )  # fmt: skip
+    wanted = {index: ["uid_hi"], prune: ["keep"]}
+    step, column = (index, "label") if within == "label" else (within, "concept")
+    wanted[step] = [*wanted.get(step, []), column]
+    same = pl.col(f"{step}.{column}") == group
+    samples = find_samples(run, wanted, same & pl.col(f"{prune}.keep"), THUMBNAILS)
     return tuple(thumb for sample in samples if (thumb := _thumb(run, sample)))
 
 
@@ -129,13 +134,17 @@ def _allocation(summary: dict[str, Any]) -> page.Allocation | None:
         n=facts["budget"],
         temperature=facts.get("temperature"),
         saturated_share=facts.get("saturated_share"),
-        shift_over_mean_target=facts.get("shift_over_mean_target"),
-        complexity_spread=facts["complexity_max"] - facts["complexity_min"],
+        at_floor_share=facts["at_floor_share"],
+        at_cap_share=facts["at_cap_share"],
+        shift_over_mean_target=facts["shift_over_mean_target"],
+        complexity_spread=facts["complexity_spread"],
+        target_ratio=facts["target_ratio"] if facts["share"] == "complexity" else None,
+        warnings=tuple(facts["warnings"]),
     )
 
 
 def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
-    steps = [step for step in summary["steps"] if step["kind"] in ("dedup", "dedup-exact")]
+    steps = [step for step in summary["steps"] if step["kind"] in truth.KINDS]
     if not steps:
         return None
     groups: dict[str, list[tuple[Sample, float | None, bool]]] = {}
@@ -155,6 +164,7 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
     return page.Duplicates(
         count=sum(sum(step["reasons"].values()) for step in steps),
         exact_count=sum(sum(step["reasons"].values()) for step in steps if step["kind"] == "dedup-exact"),
+        thresholds=tuple(_threshold(one) for one in summary["thresholds"]),
         groups=tuple(
             page.DuplicateGroup(
                 keeper=page.Keeper(uid=uid, key=keepers[uid].key, thumb=_thumb(run, keepers[uid]) or None),
@@ -163,7 +173,7 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
                         uid=s.uid,
                         key=s.key,
                         thumb=_thumb(run, s) or None,
-                        similarity=1.0 if x is None else x,
+                        similarity=1.0 if exact else x,
                         exact=exact,
                     )
                     for s, x, exact in groups[uid][:4]
@@ -175,6 +185,25 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
         planted=None
         if summary["planted"] is None
         else {k: page.Planted(found=f, planted=n) for k, (f, n) in summary["planted"]["kinds"].items()},
+    )
+
+
+def _threshold(found: dict[str, Any]) -> page.Threshold:
+    decision, recall = found["decision"], found["recall"]
+    return page.Threshold(
+        step=found["step"],
+        epsilon=decision["epsilon"],
+        kept=decision["kept"],
+        of=decision["of"],
+        curve=tuple(found["curve"]),
+        recall=page.Recall(
+            **{name: recall[name] for name in ("audited", "with_duplicate", "found")},
+            low=recall["low"] or 0.0,
+            high=1.0 if recall["high"] is None else recall["high"],
+        )
+        if recall["audited"]
+        else None,
+        complete=recall["probes"] == "all",
     )
 
 

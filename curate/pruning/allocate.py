@@ -17,14 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import SpecError
+from curate.pruning.portable import exp
 
 Rule = Literal["additive", "proportional"]
 
 _FRACTION = 10**9  # fractional parts are compared in these units, so that float noise decides nothing
-_LN2 = 0.6931471805599453
-_LN2_HI = 6.93147180369123816490e-01  # ln 2 split so that n * _LN2_HI is exact for |n| < 2**20
-_LN2_LO = 1.90821492927058770002e-10
-_TAYLOR = [1.0 / math.factorial(i) for i in range(14, -1, -1)]
 
 
 @dataclass(frozen=True)
@@ -64,31 +61,65 @@ def targets(
     value = complexity[alive]
     if not np.isfinite(value).all():
         raise SpecError(f"the complexity of concept {np.flatnonzero(alive)[~np.isfinite(value)][0]} is not finite.")
-    weight = _exp((value - value.max()) / temperature)
+    weight = exp((value - value.max()) / temperature)
     out = np.zeros(len(counts), dtype=np.float64)
     out[alive] = weight / math.fsum(weight) * n
     return out
 
 
-def lower_bounds(counts: NDArray[np.int64], total: int, ratio: float) -> NDArray[np.int64]:
-    """Smallest number each concept keeps: min(m, members), m = int(total / concepts with members * ratio). int64 [k].
+def lower_bounds(
+    counts: NDArray[np.int64],
+    total: int,
+    ratio: float,
+    *,
+    at_least: NDArray[np.int64] | None = None,
+    limit: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """Smallest number each group keeps: min(m, members), m = int(total / groups with members * ratio). int64 [k].
 
-    ratio is the class balance ratio (0 is best for DBP, 0.5 is Sorscher et al. 2022 and SSP), taken as the decimal it
-    is written as. m is lowered to the largest value whose bounds sum to at most total. Raises SpecError if ratio < 0.
+    Groups are concepts, or classes as in Sorscher et al. 2022. ratio is the class balance ratio (0 is best for DBP, 0.5
+    is Sorscher et al. and SSP), taken as the decimal it is written as. m is lowered to the largest value whose bounds
+    sum to at most total. at_least int64 [k]: floors that hold besides, such as the quotas of a smaller budget inside
+    this one; limit int64 [k]: no floor of the ratio exceeds it (see `upper_bounds`).
+    Raises SpecError if ratio < 0, or if at_least alone is more than total.
     """
     if not (ratio >= 0.0 and math.isfinite(ratio)):
         raise SpecError(f"the balance ratio is {ratio}; it must be 0 or more.")
+    most = counts if limit is None else np.minimum(counts, limit)
+    least = np.zeros_like(counts) if at_least is None else at_least
+    if int(least.sum()) > total:
+        raise SpecError(f"{total} samples are to be kept but the smaller budget inside has {int(least.sum())} already.")
     alive = int(np.count_nonzero(counts > 0))
     high = int(Fraction(total) * Fraction(repr(float(ratio))) / max(alive, 1))
-    high = min(high, int(counts.max(initial=0)))
+    high = min(high, int(most.max(initial=0)))
     low = 0
     while low < high:
         middle = (low + high + 1) // 2
-        if int(np.minimum(counts, middle).sum()) <= total:
+        if int(np.maximum(np.minimum(most, middle), least).sum()) <= total:
             low = middle
         else:
             high = middle - 1
-    return np.minimum(counts, low).astype(np.int64)
+    return np.maximum(np.minimum(most, low), least).astype(np.int64)
+
+
+def upper_bounds(
+    counts: NDArray[np.int64], total: int, cap: float | None = None, *, repeats: int = 1
+) -> NDArray[np.int64]:
+    """Largest number each group keeps: its members, `repeats` times, and at most `cap`. int64 [k].
+
+    cap: a share of total (at most 1), taken as the decimal it is written as and rounded down, or a number (above 1).
+    Raises SpecError when so few may stay that total is out of reach.
+    """
+    upper = counts.astype(np.int64) * np.int64(repeats)
+    if cap is not None:
+        most = int(Fraction(repr(float(cap))) * total) if cap <= 1 else int(cap)
+        upper = np.minimum(upper, most)
+        if int(upper.sum()) < total <= int(counts.sum()) * repeats:
+            raise SpecError(
+                f"{total} samples are to be kept but with cap {cap:g} no group gives more than {most}, which is "
+                f"{int(upper.sum())} together: raise cap, or lower keep."
+            )
+    return upper
 
 
 def allocate(
@@ -214,14 +245,3 @@ def _round(
         order = room[np.lexsort((room, -step * part[room]))]
         quota[order[: abs(rest)]] += step
     return quota
-
-
-def _exp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """exp of x <= 0 to about 1e-15 relative from additions and products only: libraries and SIMD widths disagree."""
-    x = np.maximum(x, -700.0)
-    n = np.rint(x / _LN2)
-    r = (x - n * _LN2_HI) - n * _LN2_LO
-    value = np.zeros_like(r)
-    for coefficient in _TAYLOR:
-        value = value * r + coefficient
-    return np.ldexp(value, n.astype(np.int64))

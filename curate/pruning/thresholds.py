@@ -5,6 +5,7 @@ the whole dataset or one per concept. Each pass over the parts counts the keys o
 window (`count`, int64 [k, bins], which add up over parts in any order); `to_quota` or `to_total` then moves into the
 bin that holds the cut. Two or three passes are usual, because a pass divides the window by 2**bits and a bin with a
 single candidate ends it. Memory O(k * bins), never the number of samples. The result equals `select` and `ssp_select`.
+`search` puts several windows together for floors, limits and runs around a median.
 
     window = whole(k, lowest, highest, per_concept=True)
     while not window.done:
@@ -67,12 +68,12 @@ def whole(
     """The window of all scores in lowest..highest (both included) and all uids, for k concepts.
 
     per_concept: one cut per concept (for `to_quota`) or one for all (for `to_total`). bits: 1 to 16; by default
-    such that k * 2**bits counters take 8 MiB, at most 2**10 a concept. Raises SpecError for an empty range.
+    such that k * 2**bits counters take 8 MiB. which: "hard" or "easy". Raises SpecError for an empty range.
     """
     if lowest > highest or k < 1:
         raise SpecError(f"no samples to rank: {k} concepts with scores {lowest}..{highest}.")
     if bits is None:
-        bits = max(1, min(10, (_COUNTERS // k).bit_length() - 1))
+        bits = max(1, min(16, (_COUNTERS // k).bit_length() - 1))
     if not 1 <= bits <= 16:
         raise SpecError(f"a pass uses 1 to 16 bits, not {bits}.")
     ends = _first_word(np.array([lowest, highest], dtype=np.int64), which)
@@ -96,6 +97,34 @@ def count(
 
     Raises SpecError for a score outside the range given to `whole` or a concept out of range.
     """
+    flat = _flat(window, concept, score, uid_hi, uid_lo)
+    shape = len(window.before), 1 << window.step_bits
+    return np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+
+
+def count_sparse(
+    window: Window,
+    concept: NDArray[np.int32],
+    score: NDArray[np.int64],
+    uid_hi: NDArray[np.uint64],
+    uid_lo: NDArray[np.uint64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The counters of `count` that are not 0: their places in the flat array and their values, int64 each.
+
+    At most one a sample: a small part is counted in time and memory of its own size, however many concepts there are.
+    """
+    at, n = np.unique(_flat(window, concept, score, uid_hi, uid_lo), return_counts=True)
+    return at, n.astype(np.int64)
+
+
+def _flat(
+    window: Window,
+    concept: NDArray[np.int32],
+    score: NDArray[np.int64],
+    uid_hi: NDArray[np.uint64],
+    uid_lo: NDArray[np.uint64],
+) -> NDArray[np.int64]:
+    """Counter (concept, bin) of every sample inside its window, in the flat array."""
     k, bins = len(window.before), 1 << window.step_bits
     if concept.size and (int(concept.min()) < 0 or int(concept.max()) >= k):
         raise SpecError(f"concepts lie in {concept.min()}..{concept.max()}, the window has {k} of them.")
@@ -110,8 +139,7 @@ def count(
         raise SpecError("a score lies outside the range the window was made for; pass the true lowest and highest.")
     hit &= ~window.settled[group]
     bin_ = (offset[hit] >> np.uint64(window.width - window.step_bits)).astype(np.int64)
-    flat = np.bincount(concept[hit].astype(np.int64) * bins + bin_, minlength=k * bins)
-    return flat.reshape(k, bins).astype(np.int64)
+    return np.asarray(concept[hit].astype(np.int64) * bins + bin_, dtype=np.int64)
 
 
 def to_quota(window: Window, counts: NDArray[np.int64], quota: NDArray[np.int64]) -> Window:
@@ -159,6 +187,25 @@ def inside(
         limit = window.low[group, word]
         keep = (words[word] < limit) | ((words[word] == limit) & keep)
     return keep & ~window.nothing[group]
+
+
+def cut_keys(window: Window) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.uint64]]:
+    """(score, uid_hi, uid_lo) of the last key kept in each group, [groups] each, once done; see also `nothing`."""
+    first = np.ascontiguousarray(window.low[:, 0] ^ _SIGN).view(np.int64)
+    return best_first(first, window.which), window.low[:, 1].copy(), window.low[:, 2].copy()
+
+
+def settled(
+    score: NDArray[np.int64],
+    uid_hi: NDArray[np.uint64],
+    uid_lo: NDArray[np.uint64],
+    nothing: NDArray[np.bool_],
+    which: Which,
+    k: int,
+) -> Window:
+    """The done window whose `cut_keys` these are, for k concepts: what `inside` needs."""
+    low = np.stack([_first_word(score, which), uid_hi, uid_lo], axis=1)
+    return Window(which, 1, 2, 0, low, np.zeros(k, dtype=np.int64), np.ones(len(low), dtype=np.bool_), nothing)
 
 
 def _first_word(score: NDArray[np.int64], which: Which) -> NDArray[np.uint64]:

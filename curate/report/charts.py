@@ -167,6 +167,35 @@ def quota_scatter(concepts: Sequence[tuple[int, int, int, bool]]) -> Markup:
     )
 
 
+def kept_curve(points: Sequence[tuple[float, int, float]], chosen: float) -> Markup:
+    """Share of the samples that stay (y, 0 to 1) over epsilon (x): (epsilon, kept, share). A square marks `chosen`.
+
+    Empty markup for fewer than two points.
+    """
+    if len(points) < 2 or points[-1][0] <= 0:
+        return Markup()
+    x_ticks = linear_ticks(0.0, points[-1][0])
+    x, y = _linear(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT), _linear(0, 1, _HEIGHT - _BOTTOM, _TOP)
+    marks = [
+        (epsilon, share, epsilon == chosen, f"epsilon {epsilon:.6g}: {kept:,} kept, {percent(share)}")
+        for epsilon, kept, share in points
+    ]
+    line = " ".join(f"{x(epsilon):.1f},{y(share):.1f}" for epsilon, _, share in points)
+    label = (
+        f"Samples that stay against epsilon: {percent(points[0][2])} at {points[0][0]:g}, "
+        f"{percent(points[-1][2])} at {points[-1][0]:g}."
+    )
+    return _scatter(
+        marks,
+        label,
+        ("epsilon", "share kept"),
+        ([(tick, f"{tick:g}") for tick in x_ticks], [(tick / 4, f"{25 * tick} %") for tick in range(5)]),
+        (x, y),
+        f'<polyline class="guide" points="{line}"/>',
+        ", used here",
+    )
+
+
 def _linear(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
@@ -190,8 +219,12 @@ def _scatter(
     ticks: tuple[Sequence[tuple[float, str]], Sequence[tuple[float, str]]],
     scales: tuple[Scale, Scale],
     guide: str = "",
+    full: str = ", saturated",
 ) -> Markup:
-    """Axes, grid, guide and points. Saturated concepts are squares, the others circles, so that colour is not alone."""
+    """Axes, grid, guide and points. Saturated concepts are squares, the others circles, so that colour is not alone.
+
+    full: what is said of a square.
+    """
     x, y = scales
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     out = [f'<svg class="scatter" role="img" aria-label="{escape(label)}" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}">']
@@ -210,7 +243,7 @@ def _scatter(
         px, py = x(at_x), y(at_y)
         out.append(
             f'<rect class="mark full" x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7">'
-            f"<title>{escape(name)}, saturated</title></rect>"
+            f"<title>{escape(name)}{full}</title></rect>"
             if saturated
             else f'<circle class="mark" cx="{px:.1f}" cy="{py:.1f}" r="4"><title>{escape(name)}</title></circle>'
         )

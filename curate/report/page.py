@@ -112,12 +112,17 @@ class Allocation(_Model):
     """How freely the quotas could follow complexity.
 
     `saturated_share`: share of concepts at their upper bound, 0 to 1. `shift_over_mean_target`: what each free concept
-    got on top of its target, in mean targets. `complexity_spread`: largest less smallest complexity. `n`: samples to
-    keep.
+    got on top of its target, in mean targets. `complexity_spread`: largest less smallest complexity. `target_ratio`:
+    largest over smallest target. `at_floor_share`, `at_cap_share`: share stopped by a floor or a cap. `n`: samples to
+    keep. `warnings`: whole sentences.
     """
 
     n: Count
     saturated_share: Annotated[float, Field(ge=0, le=1)]
+    at_floor_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    at_cap_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    target_ratio: float | None = None
+    warnings: tuple[str, ...] = ()
     shift_over_mean_target: float | None = None
     complexity_spread: float | None = None
     temperature: float | None = None
@@ -155,11 +160,45 @@ class Planted(_Model):
     planted: Count
 
 
+class Recall(_Model):
+    """What the comparison across concepts may have missed. Of `audited` samples all concepts were asked, so
+    `with_duplicate` of them have an earlier duplicate; `found` were seen to. `low` to `high` is a 95 % interval.
+    """
+
+    audited: Count
+    with_duplicate: Count
+    found: Count
+    low: Annotated[float, Field(ge=0, le=1)]
+    high: Annotated[float, Field(ge=0, le=1)]
+
+    @property
+    def share(self) -> float:
+        """Found over with_duplicate."""
+        return self.found / self.with_duplicate if self.with_duplicate else 0.0
+
+
+class Threshold(_Model):
+    """Where a dedup stage drew the line: `kept` of `of` samples at `epsilon`, and at other values of it.
+
+    `curve` holds (epsilon, kept, share kept), ascending. `recall` is None when nothing was audited, or nothing can be
+    missed (`complete`).
+    """
+
+    step: str
+    epsilon: Annotated[float, Field(ge=0, le=1)]
+    kept: Count
+    of: Count
+    curve: tuple[tuple[float, int, float], ...] = ()
+    recall: Recall | None = None
+    complete: bool = False
+
+
 class Duplicates(_Model):
     """`count` samples dropped as duplicates, `exact_count` of them byte for byte; a few groups to look at."""
 
     count: Count
     exact_count: Count
+    thresholds: tuple[Threshold, ...] = ()
     groups: tuple[DuplicateGroup, ...] = ()
     planted: dict[str, Planted] | None = None
 
@@ -252,6 +291,7 @@ def render(summary: ReportData) -> str:
         max_points=charts.MAX_POINTS,
         stage_bar=charts.stage_bar,
         meter=charts.meter,
+        kept_curve=charts.kept_curve,
     )
     return page.strip() + "\n"
 

@@ -10,32 +10,52 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from curate.errors import SpecError
+from curate.stages.against import AgainstStage
 from curate.stages.base import Stage
+from curate.stages.caption import CaptionStage
 from curate.stages.cluster import ClusterStage
+from curate.stages.columns import ColumnsStage
 from curate.stages.config import StageConfig
 from curate.stages.dedup import DedupStage
+from curate.stages.dedup_hash import DedupHashStage
 from curate.stages.embed import EmbedStage
 from curate.stages.filter import FilterStage
+from curate.stages.hash import HashStage
+from curate.stages.heads import HeadsStage
+from curate.stages.hierarchy import HierarchyStage
 from curate.stages.index import IndexStage
 from curate.stages.lists import ListsStage
+from curate.stages.near import NearStage
 from curate.stages.prune import PruneStage
 from curate.stages.read_embeddings import ReadEmbeddingsStage
 from curate.stages.release import ReleaseStage
 from curate.stages.sample import SampleStage
+from curate.stages.score import ScoreStage
 from curate.stages.write_embeddings import WriteEmbeddingsStage
+from curate.stages.write_subset import WriteSubsetStage
 
 STAGES: dict[str, type[Stage[Any]]] = {
     "index": IndexStage,
     "sample": SampleStage,
     "filter": FilterStage,
     "lists": ListsStage,
+    "caption": CaptionStage,
+    "columns": ColumnsStage,
+    "hash": HashStage,
+    "dedup_hash": DedupHashStage,
     "embed": EmbedStage,
     "read_embeddings": ReadEmbeddingsStage,
+    "heads": HeadsStage,
     "cluster": ClusterStage,
+    "hierarchy": HierarchyStage,
+    "near": NearStage,
     "dedup": DedupStage,
+    "against": AgainstStage,
+    "score": ScoreStage,
     "prune": PruneStage,
     "release": ReleaseStage,
     "write_embeddings": WriteEmbeddingsStage,
+    "write_subset": WriteSubsetStage,
 }
 
 

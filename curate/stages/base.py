@@ -198,8 +198,8 @@ class Stage(Generic[C]):
         """How the keys of an exchange are cut."""
         raise TypeError(f"stage {self.kind} has no exchange")
 
-    def emit(self, part: Part, artifacts: Mapping[str, Artifact]) -> Records:
-        """Records of one part for an exchange."""
+    def emit(self, part: Part, artifacts: Mapping[str, Artifact]) -> Records | Iterator[Records]:
+        """Records of one part for an exchange, at once or in pieces."""
         raise TypeError(f"stage {self.kind} has no exchange")
 
     def work(self, bucket: Bucket, artifacts: Mapping[str, Artifact]) -> Worked:

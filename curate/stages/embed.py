@@ -100,7 +100,7 @@ class EmbedStage(Stage[EmbedConfig]):
 
     def check(self) -> None:
         """Model, tag and files exist; captions are there when they are needed."""
-        if self.context.input.embeddings is not None:
+        if self.context.input.bare:
             raise SpecError(f"stage {self.context.step} needs images, the input has none; use read_embeddings instead")
         embed.check(self.config.encoder)
         if self.config.text and not embed.has_text(self.config.encoder):

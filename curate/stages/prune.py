@@ -1,9 +1,9 @@
-"""`prune`: keep exactly the number asked for, by quotas per concept (DBP) or one ranking with floors (SSP, random)."""
+"""`prune`: keep exactly the number asked for, by quotas per concept or by one ranking with floors per group."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,22 +11,18 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curate.concepts.assign import DISTANCE_SCALE
-from curate.engine.exchange import Bucket, Buckets, Records, Worked
 from curate.errors import SpecError
-from curate.pruning import thresholds
-from curate.pruning.allocate import allocate, lower_bounds, targets
-from curate.pruning.complexity import complexity, d_inter, d_intra
-from curate.pruning.metrics import metric
-from curate.pruning.select import Which, select
+from curate.pruning.hierarchical import split
+from curate.pruning.search import Search, restored, start
 from curate.stages.base import Again, Columns, Stage, State, Totals
 from curate.stages.config import Reference, StageConfig
 from curate.stages.part import Part
+from curate.stages.prune_budget import Arrays, Sharing, bounds, check_budgets, number, shared, tables
+from curate.stages.prune_cuts import cuts_table, searches_of
+from curate.stages.prune_rows import ALL, LABEL, Reader, Rows
 from curate.store.artifacts import Artifact
-from curate.store.uids import hash64
 
-_DTYPE = np.dtype([("key", "u4"), ("part", "u4"), ("row", "u4"), ("uid_hi", "u8"), ("uid_lo", "u8"), ("score", "i8")])
-_BACK = np.dtype([("part", "u4"), ("row", "u4")])
+_SPARSE = ("at", "n")
 
 
 class PruneConfig(StageConfig):
@@ -36,271 +32,300 @@ class PruneConfig(StageConfig):
     of: Literal["input", "deduplicated", "alive"] = Field(
         "alive", description="Base of a share: all samples read, those alive after the last dedup, or those alive now."
     )
-    metric: Literal["dbp", "ssp", "random"] = Field(
-        "dbp", description="How samples are ranked and the budget is shared."
+    nested: tuple[float, ...] | None = Field(
+        None, description="Smaller budgets inside this one, each a share or a number as in keep."
     )
-    within: Annotated[str | None, Reference({"cluster"})] = Field(
-        None, description="Cluster stage that gives concepts and distances; default: the nearest before."
+    metric: str = Field(
+        "dbp",
+        min_length=1,
+        description="How samples are ranked: dbp, ssp, random, or an earlier score stage or column of numbers.",
     )
-    which: Literal["hard", "easy"] = Field(
-        "hard", description="hard keeps samples far from their centroid (much data), easy those near it (little data)."
+    within: Annotated[str | None, Reference({"cluster"}, optional=True, words=frozenset({LABEL, ALL}))] = Field(
+        None, description="Groups: a cluster stage (default: the nearest before), label (the classes) or all (one)."
     )
-    temperature: float = Field(0.1, gt=0, description="dbp: softmax temperature of complexity; 0.1 in the paper.")
-    neighbours: int = Field(20, ge=1, description="dbp: nearest other centroids that d_inter averages over (l).")
+    which: Literal["hard", "easy", "middle", "random"] = Field(
+        "hard",
+        description="Samples kept of a ranking: the highest, the lowest, those around the median, or drawn ones.",
+    )
+    share: Literal["complexity", "global"] | None = Field(
+        None, description="Quotas per concept, or one ranking with floors; default: complexity for dbp, else global."
+    )
+    complexity: Literal["product", "sum", "intra", "inter"] = Field(
+        "product", description="Complexity of a concept: d_intra x d_inter (the paper), their sum, or one alone."
+    )
+    temperature: float = Field(0.1, gt=0, description="Softmax temperature of complexity; 0.1 in the paper.")
+    neighbours: int = Field(20, ge=1, description="Nearest other centroids that d_inter averages over (l).")
     balance: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Every concept keeps this share of its fair share; default 0 for dbp and random, 0.5 for ssp.",
+        None, ge=0, le=1, description="Every group keeps this share of its fair share; default 0.5 for ssp, else 0."
     )
-    allocation: Literal["additive", "proportional"] = Field(
-        "additive", description="dbp: what full concepts leave over is spread equally (the paper) or in proportion."
+    cap: float | None = Field(
+        None, gt=0, description="Most a group may keep: a share of the budget (at most 1), or a number (above 1)."
+    )
+    allocation: Literal["additive", "proportional", "hierarchical"] = Field(
+        "additive",
+        description="What full concepts leave over: spread equally (the paper), in proportion, or along a tree.",
+    )
+    tree: Annotated[str | None, Reference({"hierarchy"}, optional=True)] = Field(
+        None, description="allocation: hierarchical: hierarchy stage that gives the tree; default: the nearest before."
+    )
+    repeats: int = Field(
+        1, ge=1, le=1000, description="How often a sample may be seen where its concept is smaller than its quota."
     )
 
 
 class PruneStage(Stage[PruneConfig]):
-    """Writes the quotas (concepts.parquet) and, per row, keep and score. Exactly the number asked for is kept."""
+    """Writes the quotas (concepts.parquet) and, per row, keep and score. Exactly the number asked for is kept.
+
+    The budgets are searched one after another, smallest first: `search` finds the cuts in a few passes over the parts,
+    so memory is O(concepts), however large a concept is.
+    """
 
     kind = "prune"
-    VERSION = 1
+    VERSION = 2
     Config = PruneConfig
     drops = True
 
-    def __init__(self, config: PruneConfig, context: Any) -> None:
-        super().__init__(config, context)
-        self._metric = metric(config.metric)
+    # --- options ----------------------------------------------------------------------------------------------------
 
     @property
     def uses_seed(self) -> bool:  # type: ignore[override]
-        """Only the random metric draws."""
-        return self._metric.needs == "draw"
+        """Only draws use it, and the hierarchical rule for what cannot be shared evenly."""
+        return self.reader.draws or self._hierarchical
+
+    @cached_property
+    def reader(self) -> Reader:
+        """What rows are read."""
+        given = self.config.within
+        within = given if given in (LABEL, ALL) else self.context.references.get("within")
+        return Reader(self.context, self.config.metric, self.config.which, within or ALL)
 
     @property
-    def _within(self) -> str:
-        return str(self.context.references["within"])
+    def _hierarchical(self) -> bool:
+        return self.config.allocation == "hierarchical"
 
     @property
-    def balance(self) -> float:
-        """Class balance ratio, the metric's default when not given."""
-        return self.config.balance if self.config.balance is not None else (0.5 if self._metric.name == "ssp" else 0.0)
+    def _tree(self) -> str | None:
+        return self.context.references.get("tree") if self._hierarchical else None
+
+    @property
+    def sharing(self) -> Sharing:
+        """The options that decide quotas, with the defaults of the metric where none is given."""
+        config = self.config
+        share = config.share or ("complexity" if config.metric == "dbp" or self._hierarchical else "global")
+        balance = config.balance if config.balance is not None else 0.5 if config.metric == "ssp" else 0.0
+        return Sharing(
+            step=self.context.step,
+            by_complexity=share == "complexity",
+            allocation=config.allocation,
+            mode=config.complexity,
+            temperature=config.temperature,
+            neighbours=config.neighbours,
+            balance=0.0 if self._hierarchical else balance,
+            cap=config.cap,
+            repeats=config.repeats,
+            seed=self.context.seed,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Groups that are no step."""
+        return {} if self.reader.by_concept else {"within": self.reader.within}
 
     def check(self) -> None:
-        """A number of samples must be whole; a share of the deduplicated needs a dedup."""
-        if self.config.keep > 1 and self.config.keep != int(self.config.keep):
-            raise SpecError(
-                f"stage {self.context.step}: keep is {self.config.keep}; "
-                "give a share up to 1 or a whole number of samples"
-            )
-        if self.config.of == "deduplicated" and not any("duplicate_of" in s for s in self.context.schema.values()):
-            raise SpecError(
-                f"stage {self.context.step}: of: deduplicated needs a dedup stage before it; add one or use alive"
-            )
+        """What the columns and the options say together."""
+        config, sharing, reader = self.config, self.sharing, self.reader
+        _ = reader.column
+        moving = config.which == "middle" and (sharing.balance > 0 or config.cap is not None)
+        numbers = [config.keep, *(config.nested or ()), config.cap or 1]
+        dedup = any("duplicate_of" in columns for columns in self.context.schema.values())
+        for wrong, told in (
+            (any(value > 1 and value != int(value) for value in numbers), (
+                f"keep is {config.keep}; give a share up to 1 or a whole number of samples, also in nested and cap")),
+            (config.of == "deduplicated" and not dedup, (
+                "of: deduplicated needs a dedup stage before it; add one or use alive")),
+            (sharing.by_complexity and not reader.by_concept, (
+                "quotas by complexity need the concepts of an earlier cluster stage; add one, name it with within, or "
+                "use share: global")),
+            (self._hierarchical and self._tree is None, (
+                "allocation: hierarchical needs an earlier hierarchy stage; add one before it")),
+            (self._hierarchical and (config.share == "global" or bool(config.balance)), (
+                "allocation: hierarchical shares the budget itself; leave share and balance out")),
+            (config.tree is not None and not self._hierarchical, (
+                "tree is for allocation: hierarchical; set that too, or leave tree out")),
+            (config.repeats > 1 and (not sharing.by_complexity or bool(config.nested)), (
+                "repeats goes with quotas (share: complexity or allocation: hierarchical) and without nested")),
+            (bool(config.nested) and moving and not sharing.by_complexity, (
+                "nested with which: middle needs quotas (share: complexity), or no balance and no cap")),
+        ):  # fmt: skip
+            if wrong:
+                raise SpecError(f"stage {self.context.step}: {told}")
 
     def needs_samples(self) -> int:
         """The number to keep, when it is given as a number."""
-        return int(self.config.keep) if self.config.keep > 1 else 0
+        return -(-int(self.config.keep) // self.config.repeats) if self.config.keep > 1 else 0
 
     def columns(self) -> dict[str, pl.DataType]:
-        """score: what the metric ranks by, high = hard; in units of 2^-32 for dbp and ssp. Null when not alive."""
-        return {"score": pl.Int64()}
+        """score: what the metric ranks by, high = hard. budget: of nested ones, the smallest that keeps the row."""
+        columns: dict[str, pl.DataType] = {"score": pl.Int64()}
+        if self.config.repeats > 1:
+            columns |= {"repeats": pl.UInt16(), "weight": pl.Float64()}
+        if self.config.nested:
+            columns["budget"] = pl.Float64()
+        return columns
 
     def reads(self) -> tuple[str, ...]:
-        """Concepts, distances, uids."""
-        return (next(iter(self.context.schema)), self._within)
+        """Groups, scores, uids; the tree."""
+        return self.reader.reads() + (() if self._tree is None else (self._tree,))
 
-    def _rows(self, part: Part) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-        frame = part.columns("uid_hi", "uid_lo", f"{self._within}.concept", f"{self._within}.distance")
-        index = np.flatnonzero(part.alive & frame[f"{self._within}.concept"].is_not_null().to_numpy())
-        frame = frame[index.tolist()]
-        hi, lo = frame["uid_hi"].to_numpy(), frame["uid_lo"].to_numpy()
-        distance = np.rint(frame[f"{self._within}.distance"].to_numpy() * DISTANCE_SCALE).astype(np.int64)
-        needed = distance if self._metric.needs == "distance" else hash64(hi, lo, self.context.seed, self.context.step)
-        return index, {
-            "concept": frame[f"{self._within}.concept"].to_numpy(),
-            "score": self._metric.score(needed),
-            "uid_hi": hi,
-            "uid_lo": lo,
-            "distance": distance,
+    # --- budgets ----------------------------------------------------------------------------------------------------
+
+    def _budgets(self, totals: Totals, there: int) -> tuple[list[int], list[float]]:
+        """Samples of every budget and what it is called, smallest first."""
+        dedups = [layer.step for layer in totals.layers if layer.kind in ("dedup", "dedup_hash")]
+        bases = {
+            "input": totals.rows,
+            "alive": totals.alive,
+            "deduplicated": totals.alive_after[dedups[-1]] if dedups else 0,
         }
-
-    def _budget(self, totals: Totals, counts: NDArray[np.int64]) -> int:
-        alive = int(counts.sum())
-        if self.config.keep > 1:
-            budget, base, name = int(self.config.keep), alive, "alive"
-        else:
-            dedups = [layer.step for layer in totals.layers if layer.kind == "dedup"]
-            bases = {
-                "input": totals.rows,
-                "alive": alive,
-                "deduplicated": totals.alive_after[dedups[-1]] if dedups else 0,
-            }
-            base, name = bases[self.config.of], self.config.of
-            # the share as the decimal it is written as: 0.3 of 10 is 3, not 2.999...
-            budget = int(Fraction(repr(self.config.keep)) * base)
-        if not 0 < budget <= alive:
+        base = bases[self.config.of]
+        values = [*(self.config.nested or ()), self.config.keep]
+        budgets = check_budgets(self.context.step, values, base, self.config.of, there, self.config.repeats)
+        names = sorted(values, key=lambda value: number(value, base))
+        if names[-1] != self.config.keep:
             raise SpecError(
-                f"stage {self.context.step} is to keep {budget} samples (keep {self.config.keep:g} of {base} {name}) "
-                f"but {alive} are alive there; lower keep, or choose another base with `of`"
+                f"stage {self.context.step}: nested has {names[-1]:g}, more than keep ({self.config.keep:g})"
             )
-        return budget
+        return budgets, names
+
+    def _groups(self, rows: Rows, labels: NDArray[Any] | None) -> NDArray[np.int32]:
+        """Number of each row's group."""
+        return rows.group if labels is None else np.searchsorted(labels, rows.group).astype(np.int32)
 
     def summarise(self, part: Part, totals: Totals, state: State) -> dict[str, NDArray[Any]]:
-        """First pass: counts and sums per concept. Later passes, for one ranking: counts inside the window."""
-        _, rows = self._rows(part)
+        """First pass: counts and sums per group. Later passes: counts inside the windows of the search."""
+        rows = self.reader.rows(part)
         if not state:
-            concepts, inverse, counts = np.unique(rows["concept"], return_inverse=True, return_counts=True)
-            sums = np.zeros(len(concepts), dtype=np.int64)
-            np.add.at(sums, inverse, rows["distance"])
-            score = rows["score"]
-            ends = [score.min(), score.max()] if len(score) else [np.iinfo(np.int64).max, np.iinfo(np.int64).min]
-            return {"concepts": concepts, "counts": counts, "sums": sums, "ends": np.asarray(ends, dtype=np.int64)}
-        window = _window(state)
-        inside = thresholds.count(window, rows["concept"], rows["score"], rows["uid_hi"], rows["uid_lo"])
-        flat = inside.reshape(-1)
-        return {"at": np.flatnonzero(flat), "n": flat[np.flatnonzero(flat)], "shape": np.asarray(inside.shape)}
+            groups, inverse, counts = np.unique(rows.group, return_inverse=True, return_counts=True)
+            sums = np.zeros(len(groups), dtype=np.int64)
+            if rows.distance is not None:
+                np.add.at(sums, inverse, rows.distance)
+            ends = [rows.key.min(), rows.key.max()] if len(rows.key) else []
+            return {"groups": groups, "counts": counts, "sums": sums, "ends": np.asarray(ends, dtype=np.int64)}
+        found = restored(state, "search.").count(
+            self._groups(rows, state.get("labels")), rows.key, rows.uid_hi, rows.uid_lo
+        )
+        return {f"{name}.{what}": a for name, pair in found.items() for what, a in zip(_SPARSE, pair, strict=True)}
 
     def reduce(
         self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State
     ) -> dict[str, Artifact] | Again:
-        """Quotas. Memory: O(k), or O(k x bins) for one ranking."""
-        if state:
-            return self._narrow(summaries, totals, state)
-        centroids = totals.artifacts(self._within)["centroids"]
-        assert isinstance(centroids, np.ndarray)
-        counts, sums = np.zeros(len(centroids), dtype=np.int64), np.zeros(len(centroids), dtype=np.int64)
-        low, high = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+        """Quotas and cuts. Memory: O(k x bins), 8 MiB a window with up to 2^19 concepts."""
+        if not state:
+            base = self._counted(summaries, totals)
+            budgets, names = self._budgets(totals, int(base["counts"].sum()))
+            cluster = self.reader.within if self.reader.by_concept else None
+            base |= shared(self.sharing, totals, base, budgets, cluster, self._tree)
+            base |= {"budgets": np.asarray(budgets), "names": np.asarray(names), "passes": np.asarray(1)}
+            return self._onwards(base, None)
+        search = restored(state, "search.")
+        counts = {name: np.zeros(search.shape(name), dtype=np.int64) for name in search.open}
         for summary in summaries:
-            counts[summary["concepts"]] += summary["counts"]
-            sums[summary["concepts"]] += summary["sums"]
-            low, high = min(low, summary["ends"][0]), max(high, summary["ends"][1])
-        budget = self._budget(totals, counts)
-        floor = lower_bounds(counts, budget, self.balance)
-        if self._metric.budget == "global":
-            window = thresholds.whole(len(counts), int(low), int(high), per_concept=False, which=self.config.which)
-            carried = {"counts": counts, "sums": sums, "floor": floor, "budget": np.asarray(budget)}
-            if window.done:
-                return self._artifacts(totals, carried, thresholds.quotas(window, floor))
-            return Again(_state(window) | carried)
-        return self._artifacts(
-            totals, {"counts": counts, "sums": sums, "floor": floor, "budget": np.asarray(budget)}, None
-        )
+            for name, array in counts.items():
+                array.reshape(-1)[summary[f"{name}.at"]] += summary[f"{name}.n"]
+        kept = {name: array for name, array in state.items() if not name.startswith("search.")}
+        kept["passes"] = np.asarray(int(kept["passes"]) + 1)
+        return self._onwards(kept, search.narrowed(counts))
 
-    def _narrow(
-        self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State
-    ) -> dict[str, Artifact] | Again:
-        window = _window(state)
-        counts: NDArray[np.int64] | None = None
+    def _counted(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals) -> Arrays:
+        within, ends = self.reader.within, list[int]()
+        known: NDArray[Any] = np.zeros(0, dtype=np.str_) if within == LABEL else np.zeros(1, dtype=np.int32)
+        if self.reader.by_concept:
+            known = np.arange(len(totals.artifacts(within)["centroids"]))  # type: ignore[arg-type]
+        counts, sums = np.zeros(len(known), dtype=np.int64), np.zeros(len(known), dtype=np.int64)
         for summary in summaries:
-            if counts is None:
-                counts = np.zeros(tuple(summary["shape"]), dtype=np.int64)
-            counts.reshape(-1)[summary["at"]] += summary["n"]
-        assert counts is not None
-        window = thresholds.to_total(window, counts, int(state["budget"]), state["floor"])
-        if window.done:
-            return self._artifacts(totals, state, thresholds.quotas(window, state["floor"]))
-        return Again({**state, **_state(window)})
+            groups = summary["groups"]
+            if within == LABEL and (new := np.setdiff1d(groups, known)).size:
+                larger = np.union1d(known, new)
+                at = np.searchsorted(larger, known)
+                known, old = larger, counts
+                counts, sums = np.zeros(len(known), dtype=np.int64), np.zeros(len(known), dtype=np.int64)
+                counts[at] = old  # classes have no sums of distances
+            at = np.searchsorted(known, groups)
+            counts[at] += summary["counts"]
+            sums[at] += summary["sums"]
+            ends += summary["ends"].tolist()
+            ends = [min(ends), max(ends)] if ends else []
+        base = {"counts": counts, "sums": sums, "ends": np.asarray(ends, dtype=np.int64)}
+        return base | ({"labels": known} if within == LABEL else {})
 
-    def _artifacts(self, totals: Totals, state: State, quota: NDArray[np.int64] | None) -> dict[str, Artifact]:
-        counts, budget = state["counts"], int(state["budget"])
-        centroids = totals.artifacts(self._within)["centroids"]
-        assert isinstance(centroids, np.ndarray)
-        intra, inter = d_intra(state["sums"], counts), d_inter(centroids, self.config.neighbours)
-        score = complexity(intra, inter)
-        share = targets(score, self.config.temperature, budget, counts)
-        diagnostics: dict[str, Any] = {"metric": self._metric.name, "which": self.config.which, "budget": budget}
-        if quota is None:
-            allocation = allocate(share, state["floor"], counts, budget, rule=self.config.allocation)
-            quota = allocation.quota
-            diagnostics |= {
-                "temperature": self.config.temperature,
-                "at_lower_share": allocation.at_lower_share,
-                "shift_over_mean_target": allocation.shift_over_mean_target,
-            }
-        members = counts > 0
-        diagnostics |= {
-            "concepts": int(members.sum()),
-            "saturated_share": int(((quota == counts) & members).sum()) / int(members.sum()),
-            "complexity_min": float(score[members].min()),
-            "complexity_max": float(score[members].max()),
-        }
-        table = pl.DataFrame(
-            {
-                "concept": np.arange(len(counts), dtype=np.int32),
-                "size": counts,
-                "d_intra": intra,
-                "d_inter": inter,
-                "complexity": score,
-                "target": share,
-                "quota": quota,
-                "saturated": (quota == counts) & members,
-            }
-        ).with_columns(pl.when(pl.col("size") > 0).then(name).alias(name) for name in ("d_intra", "complexity"))
-        return {"concepts": table, "diagnostics": diagnostics}
+    def _onwards(self, state: Arrays, search: Search | None) -> dict[str, Artifact] | Again:
+        """The next pass of a search, the search of the next budget, or the end."""
+        budgets = state["budgets"].tolist()
+        done = [i for i in range(len(budgets)) if f"done.{i}.which" in state]
+        while True:
+            if search is not None and not search.done:
+                return Again(state | search.arrays("search."))
+            if search is not None:
+                state = state | search.arrays(f"done.{len(done)}.") | {f"kept.{len(done)}": search.quotas()}
+                done.append(len(done))
+            if len(done) == len(budgets):
+                return self._artifacts(state, budgets)
+            i = len(done)
+            floor, limit = bounds(self.sharing, state, i, budgets[i], state[f"kept.{i - 1}"] if i else None)
+            total = int(floor.sum()) if f"quota.{i}" in state else budgets[i]
+            low, high = state["ends"].tolist()
+            search = start(state["counts"], low, high, total, floor=floor, limit=limit, which=self.config.which)
 
-    def buckets(self, artifacts: Mapping[str, Artifact], totals: Totals) -> Buckets:
-        """Neighbouring concepts together."""
-        table = artifacts["concepts"]
-        assert isinstance(table, pl.DataFrame)
-        return Buckets.by_weight(table["size"].to_numpy() * _DTYPE.itemsize)
+    def _artifacts(self, state: Arrays, budgets: list[int]) -> dict[str, Artifact]:
+        quotas = [state.get(f"quota.{i}", state[f"kept.{i}"]) for i in range(len(budgets))]
+        names = state["names"].tolist()
+        table, facts = tables(self.sharing, state, budgets, names, quotas)
+        given = {"metric": self.config.metric, "which": self.config.which, "within": self.reader.within}
+        facts = given | facts | {"passes": int(state["passes"])}
+        searches = [(name, restored(state, f"done.{i}.")) for i, name in enumerate(names)]
+        return {"concepts": table, "diagnostics": facts, "cuts": cuts_table(searches)}
 
-    def emit(self, part: Part, artifacts: Mapping[str, Artifact]) -> Records:
-        """One small record for each alive row."""
-        index, values = self._rows(part)
-        rows = np.zeros(len(index), dtype=_DTYPE)
-        rows["key"], rows["part"], rows["row"] = values["concept"], part.index, index
-        for name in ("uid_hi", "uid_lo", "score"):
-            rows[name] = values[name]
-        return Records(rows)
-
-    def work(self, bucket: Bucket, artifacts: Mapping[str, Artifact]) -> Worked:
-        """Exactly the quota of each concept; ties by uid."""
-        table = artifacts["concepts"]
-        assert isinstance(table, pl.DataFrame)
-        rows = bucket.rows
-        if not len(rows):
-            return Worked(np.zeros(0, dtype=_BACK))
-        keep = select(
-            rows["key"].astype(np.int32),
-            rows["score"],
-            rows["uid_hi"],
-            rows["uid_lo"],
-            table["quota"].to_numpy(),
-            self.config.which,
-        )
-        back = np.zeros(int(keep.sum()), dtype=_BACK)
-        back["part"], back["row"] = rows["part"][keep], rows["row"][keep]
-        return Worked(back)
+    # --- rows -------------------------------------------------------------------------------------------------------
 
     def map(self, part: Part, artifacts: Mapping[str, Artifact], back: NDArray[Any] | None) -> Columns:
-        """Rows that came back stay."""
-        assert back is not None
-        index, values = self._rows(part)
-        keep = np.zeros(part.rows, dtype=bool)
-        keep[back["row"]] = True
-        score = np.zeros(part.rows, dtype=np.int64)
-        score[index] = values["score"]
-        has = np.zeros(part.rows, dtype=bool)
-        has[index] = True
-        frame = pl.DataFrame({"score": score, "has": has, "keep": keep})
-        return Columns(
-            frame.select(
-                pl.when("has").then("score").alias("score"),
-                "keep",
-                reason=pl.when("has").then(pl.lit("over_quota")).otherwise(pl.lit("no_concept")),
-            )
+        """Compare every row with the cuts of its concept, or of all."""
+        rows = self.reader.rows(part)
+        table = artifacts["concepts"]
+        assert isinstance(table, pl.DataFrame)
+        labels = np.asarray(table["label"].to_list(), dtype=np.str_) if self.reader.within == LABEL else None
+        group = self._groups(rows, labels)
+        quota, size = table["quota"].to_numpy(), table["size"].to_numpy()
+        repeats, budget = np.zeros(len(group), dtype=np.int64), np.zeros(len(group))
+        cuts, facts = artifacts["cuts"], artifacts["diagnostics"]
+        assert isinstance(cuts, pl.DataFrame)
+        assert isinstance(facts, dict)
+        names = [one["budget"] for one in facts.get("nested", [])] or [self.config.keep]
+        for name, search in reversed(searches_of(cuts, names, self.config.which, len(size))):
+            inside = search.keep(group, rows.key, rows.uid_hi, rows.uid_lo)
+            repeats[inside] = 1
+            budget[inside] = name
+        if self.config.repeats > 1:
+            repeats += split(quota, size)[0][group]
+        return Columns(self._frame(part, rows, repeats, (quota / np.maximum(size, 1))[group], budget))
+
+    def _frame(
+        self,
+        part: Part,
+        rows: Rows,
+        repeats: NDArray[np.int64],
+        ratio: NDArray[np.float64],
+        budget: NDArray[np.float64],
+    ) -> pl.DataFrame:
+        found = pl.DataFrame(
+            {
+                "row": rows.index.astype(np.int64),
+                "score": rows.score,
+                "keep": repeats > 0,
+                "repeats": repeats.astype(np.uint16),
+                "weight": np.maximum(ratio, 1.0),
+                "budget": budget,
+            }
         )
-
-
-def _state(window: thresholds.Window) -> dict[str, NDArray[Any]]:
-    numbers = np.asarray(
-        [window.bits, window.word, window.width, window.which == "hard", window.passes], dtype=np.int64
-    )
-    arrays = {"low": window.low, "before": window.before, "settled": window.settled, "nothing": window.nothing}
-    return {"numbers": numbers, **arrays}
-
-
-def _window(state: State) -> thresholds.Window:
-    bits, word, width, hard, passes = (int(value) for value in state["numbers"])
-    which: Which = "hard" if hard else "easy"
-    low, before, settled, nothing = (state[name] for name in ("low", "before", "settled", "nothing"))
-    return thresholds.Window(which, bits, word, width, low, before, settled, nothing, passes)
+        kept = pl.when("keep")
+        found = found.with_columns(kept.then(name).alias(name) for name in ("repeats", "weight", "budget"))
+        frame = pl.DataFrame({"row": np.arange(part.rows, dtype=np.int64)}).join(found, on="row", how="left")
+        return frame.with_columns(pl.col("keep").fill_null(False), rows.reason).drop("row")

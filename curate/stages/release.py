@@ -33,7 +33,7 @@ from curate.store.workspace import Workspace
 _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 _FROM_INDEX = ("key", "format", "width", "height", "sha256", "caption", "label", "license", "source_uid")
-FROM_STAGES = ("concept", "distance", "score", "clip_score")
+FROM_STAGES = ("concept", "distance", "score", "clip_score", "repeats", "weight")
 NO_SHARD = pl.lit(None, dtype=pl.String)
 
 
@@ -67,7 +67,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
     @property
     def _bare(self) -> bool:
         """Whether samples have no members to copy: tables are then all there is."""
-        return self.context.input.embeddings is not None
+        return self.context.input.bare
 
     def reads(self) -> tuple[str, ...]:
         """All steps: their columns tell the story of each sample."""
@@ -150,22 +150,26 @@ class ReleaseStage(Sink[ReleaseConfig]):
             pieces.append((part, np.flatnonzero(part.alive)[max(0, start - before) : max(0, stop - before)]))
         name = f"{stem}.tar"
         if self._bare:
-            table = pl.concat([self._samples(part, rows)[2] for part, rows in pieces])
-            files = _put_table(target, f"samples.parquet/{stem}.parquet", table.with_columns(shard=NO_SHARD))
-            return {"kind": "table", "shard": name, "samples": table.height, "files": files}
+            samples = pl.concat([self._samples(part, rows)[2] for part, rows in pieces])
+            table = self._layout.repeated(samples).with_columns(shard=NO_SHARD)
+            files = _put_table(target, f"samples.parquet/{stem}.parquet", table)
+            copies = table.height - samples.height
+            return {"kind": "table", "shard": name, "samples": table.height, "copies": copies, "files": files}
         tables, json_uids = [], Counter[str]()
         with target.create(name) as out:
             tar = _TarOut(out)
             for part, rows in pieces:
                 tables.append(self._copy(part, rows, classes, tar, json_uids))
             tar.close()
-        table = pl.concat(tables).with_columns(shard=pl.lit(name))
+        samples = pl.concat(tables).with_columns(shard=pl.lit(name))
+        table = self._layout.repeated(samples)
         files = {name: [tar.nbytes, tar.digest.hexdigest()]}
         files |= _put_table(target, f"samples.parquet/{stem}.parquet", table)
         stats = ShardStats(successes=table.height, bytes=tar.nbytes, sha256=tar.digest.hexdigest())
         files |= _put_json(target, f"{stem}_stats.json", stats.model_dump())
         given = {"json_uids": dict(sorted(json_uids.items()))} if json_uids else {}
-        return {"kind": "shard", "shard": name, "samples": table.height, "files": files} | given
+        copies = table.height - samples.height
+        return {"kind": "shard", "shard": name, "samples": table.height, "copies": copies, "files": files} | given
 
     def _samples(self, part: Part, rows: NDArray[np.int64]) -> tuple[pl.DataFrame, list[str], pl.DataFrame]:
         """Columns of these rows, their uids, and what of it the table of the release says."""
@@ -200,12 +204,13 @@ class ReleaseStage(Sink[ReleaseConfig]):
             members, given = self._layout.members(uids[position], found, where)
             if given is not None:
                 json_uids[given] += 1
-            key = self._layout.key(uids[position])
-            for ext, data in members.items():
-                tar.add(f"{key}.{ext}", data)
             if (number := classes.get(frame["label"][position])) is not None and "cls" not in members:
                 # the folder or table a label came from is left behind: webdataset reads a class number from .cls
-                tar.add(f"{key}.cls", str(number).encode())
+                members = members | {"cls": str(number).encode()}
+            for copy in range(self._layout.repeated(table[position]).height):
+                key = self._layout.key(uids[position], copy)
+                for ext, data in members.items():
+                    tar.add(f"{key}.{ext}", data)
         return table
 
     # --- what was dropped ---------------------------------------------------------------------------------------------
@@ -278,12 +283,14 @@ class ReleaseStage(Sink[ReleaseConfig]):
         dropped: dict[str, Counter[str]] = {}
         notes: list[dict[str, Any]] = []
         json_uids: Counter[str] = Counter()
+        copies = 0
         for result in results:
             files |= result["files"]
             json_uids.update(result.get("json_uids", {}))
             notes += result.get("upstream", [])
             if result["kind"] != "dropped":
                 tables[result["shard"]] = result["samples"]
+                copies += result["copies"]
             for stage, reason, n in result.get("dropped", []):
                 dropped.setdefault(stage, Counter())[reason] += n
         for folder in ("", "samples.parquet", "dropped.parquet"):
@@ -296,7 +303,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
         files |= self._layout.finish(target, tables)
         if numbers := _class_numbers(artifacts):
             files |= _put_json(target, "classes.json", numbers)
-        samples, gone = sum(tables.values()), sum(c.total() for c in dropped.values())
+        samples, gone = sum(tables.values()) - copies, sum(c.total() for c in dropped.values())
         order = list(self.context.schema)
         found = add_up(notes)
         manifest = Manifest(
@@ -304,13 +311,14 @@ class ReleaseStage(Sink[ReleaseConfig]):
             metadata_license=self.config.metadata_license,
             input_samples=samples + gone,
             samples=samples,
+            copies=copies or None,
             dropped_samples=gone,
             dropped={stage: dict(sorted(dropped[stage].items())) for stage in sorted(dropped, key=order.index)},
             shards=len(sizes),
             upstream=Upstream.model_validate({n: found[n] for n in Upstream.model_fields}) if found else None,
             files={name: ReleaseFile(bytes=n, sha256=digest) for name, (n, digest) in sorted(files.items())},
         )
-        without = None if found else {"upstream"}
+        without = {name for name, there in (("upstream", found), ("copies", copies)) if not there}
         written = _put_json(target, "manifest.json", manifest.model_dump(exclude=without))
         return {
             "url": target.url,
@@ -318,6 +326,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
             "samples": samples,
             "bytes": sum(n for n, _ in files.values()),
             "manifest_sha256": written["manifest.json"][1],
+            **({"copies": copies} if copies else {}),
             **({"json_uids": dict(json_uids)} if json_uids else {}),
         }
 

@@ -35,13 +35,26 @@ class Layout:
         """Name of a shard, without an extension."""
         return f"{number:0{self.digits}d}"
 
-    def key(self, uid: str) -> str:
-        """Name of a sample's members, without an extension."""
+    def key(self, uid: str, copy: int = 0) -> str:
+        """Name of a sample's members, without an extension; copies count from 0."""
         return f"{uid}{self.suffix}"
 
+    def repeated(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The table with one row for each time that its sample is written."""
+        return table
+
     def uid(self, key: str) -> str:
-        """The uid that `key` was made of; no uid when it was not made by this layout."""
+        """The uid that `key` was made of; no uid when it was not made by this layout for a first copy."""
         return key.removesuffix(self.suffix) if key.endswith(self.suffix) else f"{key} without {self.suffix}"
+
+    def uids(self, keys: Sequence[str]) -> list[str]:
+        """The uids of the keys of a shard, in order; a further copy counts only behind the one before it."""
+        found: list[str] = []
+        copy = 0
+        for key in keys:
+            copy = copy + 1 if found and key == self.key(found[-1], copy + 1) and key != self.key(found[-1]) else 0
+            found.append(found[-1] if copy else self.uid(key))
+        return found
 
     def members(self, uid: str, members: dict[str, bytes], where: str) -> tuple[dict[str, bytes], str | None]:
         """The members to write, and what was done to their json: None, `added` or `changed`."""
@@ -54,10 +67,24 @@ class Layout:
 
 @dataclass(frozen=True)
 class DatacompLayout(Layout):
-    """`datacomp`: shards of eight digits, members named `<uid>-0`, a uid in every json, and the uids as a subset."""
+    """`datacomp`: shards of eight digits, members named `<uid>-0`, a uid in every json, and the uids as a subset.
+
+    A sample with `repeats` is written as often, as `<uid>-0`, `<uid>-1`, ... one after another.
+    """
 
     digits: int = 8
     suffix: str = "-0"
+
+    def key(self, uid: str, copy: int = 0) -> str:
+        """`<uid>-<copy>`."""
+        return f"{uid}-{copy}"
+
+    def repeated(self, table: pl.DataFrame) -> pl.DataFrame:
+        """As often as `repeats` says."""
+        if "repeats" not in table.columns:
+            return table
+        times = table["repeats"].fill_null(1).to_numpy()
+        return table[np.repeat(np.arange(table.height), times).tolist()]
 
     def members(self, uid: str, members: dict[str, bytes], where: str) -> tuple[dict[str, bytes], str | None]:
         """A sample without json gets one that holds the uid alone. A json without this uid gets it as its first entry;

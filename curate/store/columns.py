@@ -6,6 +6,7 @@ Format: docs/formats/column-group.md.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import uuid
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from curate.errors import StorageError
+from curate.store.cache import cached
 from curate.store.records import parse_record
 from curate.store.workspace import Workspace, explained
 
@@ -147,15 +149,26 @@ def read_columns(
 
 
 def read_vectors(workspace: Workspace, folder: str, part: int, fingerprint: str, which: str) -> NDArray[np.float16]:
-    """The packed vectors of one part, float16 [n, d]: a read-only memory map on local disk, else an array."""
+    """The packed vectors of one part, float16 [n, d]: a read-only memory map on local disk, else an array.
+
+    Of a remote workspace a copy on local disk is kept and mapped, see `cache`.
+    """
     name = f"{folder}/{part_file(part, fingerprint)}"
     meta = read_meta(workspace, folder, part, fingerprint)
     if which not in meta.vectors:
         raise StorageError(f"{workspace.where(name)} has no vectors named {which}; it has {sorted(meta.vectors)}")
     vector = meta.vectors[which]
     where = f"{folder}/{vector.file}"
-    source = Path(workspace.path(where)) if workspace.is_local else io.BytesIO(workspace.read(where))
-    return load_vectors(source, vector, workspace.where(where), workspace.where(name))
+    told = (vector, workspace.where(where), workspace.where(name))
+    if workspace.is_local:
+        return load_vectors(Path(workspace.path(where)), *told)
+    if not workspace.in_memory:
+        found = cached(workspace.url, where, vector.nbytes, vector.sha256, lambda: workspace.read(where))
+        if isinstance(found, bytes):
+            return load_vectors(io.BytesIO(found), *told)
+        with contextlib.suppress(StorageError):  # another process may just have removed it to make room
+            return load_vectors(found, *told)
+    return load_vectors(io.BytesIO(workspace.read(where)), *told)
 
 
 def load_vectors(source: Path | BinaryIO, vector: VectorFile, where: str, marker: str) -> NDArray[np.float16]:

@@ -54,6 +54,9 @@ class Manifest(BaseModel):
     metadata_license: str | None = Field(description="licence of the tables, not of the images")
     input_samples: int = Field(ge=0)
     samples: int = Field(ge=0)
+    copies: int | None = Field(
+        default=None, ge=1, description="further copies of samples in the shards; left out without any"
+    )
     dropped_samples: int = Field(ge=0)
     dropped: dict[str, dict[str, int]] = Field(description="step -> reason -> samples, in the order of the steps")
     shards: int = Field(ge=0)

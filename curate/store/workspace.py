@@ -81,6 +81,11 @@ class Workspace:
         """True when files are on this machine's disk, so that they can be memory-mapped and renamed."""
         return "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
 
+    @property
+    def in_memory(self) -> bool:
+        """True for memory://, files of this process."""
+        return "memory" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+
     def path(self, name: str = "") -> str:
         """The filesystem path of `name` inside the workspace."""
         return f"{self._root}/{name}" if name else self._root

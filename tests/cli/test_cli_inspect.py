@@ -42,7 +42,7 @@ def place_of(small: SmallRun, what: str) -> Path:
         ("part", "part 1 of step embed, 12 rows, ", ["vectors:   image, float16 10 x 1,280 in part-00001."]),
         ("array", "array, float16 10 x 1,280, 26 kB", [" ..."]),
         ("table", "table, 3 rows, ", ["  complexity  Float64"]),
-        ("workspace", "small: done in 0:", ["  embed        done"]),
+        ("workspace", "small: done in 0:", ["  embed             done"]),
         ("release", "release small: 15 samples in 3 shards, ", ["33 read = 15 kept + 18 dropped", "00002.tar"]),
     ],
 )

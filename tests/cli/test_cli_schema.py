@@ -33,7 +33,7 @@ def test_files_of_a_run_fit_their_schemas(cli: Cli, small: SmallRun) -> None:
 
 def test_a_stage_has_its_options(cli: Cli) -> None:
     options = cli("schema", "prune").json["properties"]
-    assert options["metric"]["enum"] == ["dbp", "ssp", "random"]
+    assert options["which"]["enum"] == ["hard", "easy", "middle", "random"]
 
 
 def test_the_list_names_all(cli: Cli) -> None:

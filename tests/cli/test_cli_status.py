@@ -36,7 +36,7 @@ def test_a_killed_run_says_how_to_go_on(cli: Cli, small: SmallRun, tmp_path: Pat
     answer = cli("status", place.path())
     assert answer.code == 0
     assert answer.out.startswith("small: stopped after ")
-    assert "3 of 9 steps done" in answer.out
+    assert "3 of 10 steps done" in answer.out
     assert "no sign of life for 1:0" in answer.out
     assert "run the same command again to continue: curate run a.yaml" in answer.out
 
@@ -53,7 +53,7 @@ def test_a_failed_run_says_why(cli: Cli, small: SmallRun, tmp_path: Path) -> Non
 
 def test_json(cli: Cli, small: SmallRun) -> None:
     found = cli("status", small.workspace, "--json").json
-    assert (found["state"], found["alive"], len(found["steps"])) == ("done", 15, 9)
+    assert (found["state"], found["alive"], len(found["steps"])) == ("done", 15, 10)
     assert found["steps"][0]["parts_stored"] == 3
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.concepts.assign import DISTANCE_SCALE, assign, on_grid, to_float
+from curate.concepts.assign import DISTANCE_SCALE, Nearest, _TorchScores, as_float32, assign, on_grid, to_float
 from curate.concepts.kmeans import unit_on_grid
 from curate.errors import InputError, SpecError
 
@@ -101,6 +101,80 @@ def test_errors_are_sentences():
     bad[1, 2] = np.nan
     with pytest.raises(InputError, match="not finite"):
         assign(bad, eye)
+
+
+def hard_cases() -> tuple[np.ndarray, np.ndarray]:
+    """Rows with exact ties, and with differences that float32 cannot see."""
+    rng = np.random.default_rng(5)
+    rows = unit_rows(rng, 3000, 96)
+    base = unit_on_grid(rows[:40])
+    better = base.copy()
+    better[:, 0] += np.float32(2.0**-24)
+    return rows, np.concatenate([base, base, better, unit_on_grid(unit_rows(rng, 60, 96))])
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_proposals_of_torch_change_nothing(device):
+    """The path of a GPU; also with torch on the CPU, whose products round in another order."""
+    rows, centroids = hard_cases()
+    concept, _ = assign(rows, centroids)
+    nearest = Nearest(centroids)
+    nearest._torch = _TorchScores(nearest.table, device)
+    x = as_float32(rows)
+    best, ceiling = nearest(x)
+    assert np.array_equal(best, concept)
+    exact = x.astype(np.float64) @ centroids.astype(np.float64).T
+    exact[np.arange(len(x)), best] = -np.inf
+    assert (exact.max(axis=1) <= ceiling).all()
+
+
+@pytest.mark.gpu
+def test_the_same_bytes_on_a_gpu():
+    rows, centroids = hard_cases()
+    assert all(map(np.array_equal, assign(rows, centroids, device="cuda"), assign(rows, centroids)))
+
+
+def test_no_gpu_is_a_sentence():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(SpecError, match="torch sees no GPU here"):
+        assign(*hard_cases(), device="cuda")
+
+
+def test_no_other_product_exceeds_the_bound():
+    rows, centroids = hard_cases()
+    x = as_float32(rows[:500])
+    best, ceiling = Nearest(centroids)(x)
+    exact = x.astype(np.float64) @ centroids.astype(np.float64).T
+    own = np.where(np.arange(500) % 3 == 0, -1, best)
+    bound = Nearest(centroids).best_other(x, own)
+    has = np.flatnonzero(own >= 0)
+    others = exact.copy()
+    others[has, own[has]] = -np.inf
+    assert (others.max(axis=1) <= bound).all()
+    assert (bound <= others.max(axis=1) + 1e-4).all()
+    exact[np.arange(500), best] = -np.inf
+    assert (exact.max(axis=1) <= ceiling).all()
+
+
+def test_one_centroid_has_no_others():
+    rows = unit_rows(np.random.default_rng(0), 5, 4)
+    best, ceiling = Nearest(unit_on_grid(rows[:1]))(as_float32(rows))
+    assert best.tolist() == [0] * 5
+    assert (ceiling == -np.inf).all()
+
+
+def test_every_float16_becomes_the_same_float32():
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(-1, 64)
+    finite = every[np.isfinite(every).all(axis=1)]
+    assert as_float32(finite).tobytes() == finite.astype(np.float32).tobytes()
+    assert len(finite) > 900
+    # rows in any layout
+    assert np.array_equal(as_float32(finite[::2, ::3]), finite[::2, ::3].astype(np.float32))
+    infinite = np.array([[np.inf, 1.0], [np.nan, -np.inf]], dtype=np.float16)
+    assert np.isfinite(as_float32(infinite)).tolist() == [[False, True], [False, False]]
 
 
 SCRIPT = """

@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from curate.concepts.assign import assign, to_float
-from curate.concepts.kmeans import member_sums, starting_rows, train, unit_on_grid
+from curate.concepts.kmeans import member_sums, start, starting_rows, train, unit_on_grid
 from curate.errors import SpecError
 
 
@@ -127,3 +127,42 @@ def test_too_few_rows():
         train(np.eye(3, dtype=np.float16), 0, seed=0)
     with pytest.raises(SpecError, match="table"):
         train(np.zeros(3, dtype=np.float16), 1, seed=0)
+
+
+def test_from_the_same_centroids_as_good_as_faiss_on_everything():
+    x, _ = blobs(n=20_000, d=48, groups=60, spread=2.0)
+    begin = start(x, 64, seeding="kmeans||", seed=1)
+    ours = train(x, 64, niter=25, seed=0, init=begin)
+    theirs = train(x, 64, niter=25, seed=0, engine="faiss", init=begin)
+    assert ours.objective[0] == pytest.approx(theirs.objective[0], rel=1e-5)
+    for centroids in (ours.centroids, theirs.centroids):
+        assert to_float(assign(x, centroids)[1]).mean() == pytest.approx(ours.objective[-1], rel=1e-3)
+
+
+def test_init_stands_for_the_seeds():
+    x, _ = blobs(n=900)
+    for seeding in ("random", "kmeans++", "kmeans||"):
+        begin = start(x, 9, seeding=seeding, seed=4)
+        by_word = train(x, 9, niter=4, seed=4, seeding=seeding)
+        by_rows = train(x, 9, niter=4, seed=77, init=begin)
+        assert by_word.centroids.tobytes() == by_rows.centroids.tobytes()
+        assert by_word.objective == by_rows.objective
+    with pytest.raises(SpecError, match=r"9 concepts cannot start from centroids \(8, 32\)"):
+        train(x, 9, seed=0, init=begin[:8])
+
+
+def test_tolerance_ends_the_iterations():
+    x, _ = blobs(n=2000, spread=1.0)
+    full = train(x, 30, niter=60, seed=1).objective
+    some = train(x, 30, niter=60, seed=1, tolerance=0.01).objective
+    assert some == full[: len(some)]
+    assert len(some) < 30
+    assert (some[-2] - some[-1]) / some[-2] < 0.01 <= (some[-3] - some[-2]) / some[-3]
+
+
+@pytest.mark.gpu
+def test_a_gpu_changes_no_byte():
+    x, _ = blobs(n=20_000, spread=1.0)
+    here, there = (train(x, 50, niter=8, seed=1, seeding="kmeans||", device=device) for device in ("cpu", "cuda"))
+    assert here.centroids.tobytes() == there.centroids.tobytes()
+    assert here.objective == there.objective

@@ -6,35 +6,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from dedup_rows import angles, concept, similarities, similarity_matrix, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.dedup.semantic import keep_order, keepers, max_similarity, semantic_duplicates
+from curate.dedup.semantic import cross_similarity, keep_order, keepers, max_similarity, semantic_duplicates
 from curate.errors import InputError, SpecError
-
-
-def unit(x):
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
-
-
-def concept(seed, n, d, copies=0.4, noise=0.02):
-    """Rows around one direction; some are exact and some near copies of earlier rows."""
-    rng = np.random.default_rng(seed)
-    x = unit(0.7 * rng.standard_normal((1, d)) + rng.standard_normal((n, d)))
-    for j in np.flatnonzero(rng.random(n) < copies):
-        if j:
-            base = x[rng.integers(0, j)].astype(np.float64)
-            x[j] = base if rng.random() < 0.3 else unit((base + noise * rng.random() * rng.standard_normal(d))[None])[0]
-    return x
-
-
-def similarity_matrix(v):
-    """The definition, dense: S[j, i] for i < j, -1 elsewhere."""
-    f = v.astype(np.float64)
-    norm2 = (f * f).sum(axis=1)
-    s = np.minimum(f @ f.T / np.sqrt(norm2[:, None] * norm2[None, :]), 1.0)
-    s[np.triu_indices(len(v))] = -1.0
-    return s
 
 
 def greedy_brute(s, threshold):
@@ -87,11 +64,6 @@ def test_equals_the_dense_definition(seed, n, d, epsilon):
     for result in (paper, greedy):
         assert result.keep[result.keeper].all()
         assert np.array_equal(result.keeper[result.keep], np.flatnonzero(result.keep))
-
-
-def angles(*degrees):
-    a = np.radians(degrees)
-    return np.stack([np.cos(a), np.sin(a)], axis=1).astype(np.float16)
 
 
 SIX = 1.0 - np.cos(np.radians(6.0))
@@ -196,8 +168,60 @@ def test_the_kept_set_does_not_depend_on_how_rows_arrive():
     assert all(kept(rng.permutation(200)) == expected for _ in range(5))
 
 
+@given(st.integers(0, 2**32), st.integers(1, 50), st.integers(1, 50), st.sampled_from([0.0, 0.001, 0.07, 0.3, 1.0]))
+@settings(max_examples=80, deadline=None)
+def test_across_two_sides_equals_the_dense_definition(seed, m, p, epsilon):
+    rng = np.random.default_rng(seed)
+    v = concept(seed, m + p, 2 + seed % 20)
+    place = rng.permutation(m + p)
+    a, b = np.sort(place[:m]), np.sort(place[m:])
+    members, probes = v[a], v[b]
+    s = similarities(members, probes)
+    kwargs = {"epsilon_max": epsilon, "block": 1 + seed % 60, "prefix": [None, 0, 3][seed % 3]}
+    mine, theirs = cross_similarity(members, probes, a * 7, b * 7, **kwargs)
+    for found, values in (
+        (mine, np.where(b[None, :] < a[:, None], s, -1.0)),
+        (theirs, np.where(a[:, None] < b[None, :], s, -1.0).T),
+    ):
+        top = values.max(axis=1)
+        assert np.array_equal(found.exact, top >= 1.0 - epsilon)
+        assert np.array_equal(found.similarity, np.where(found.exact, top, 0.0))
+        assert np.array_equal(found.duplicate_of, np.where(found.exact, values.argmax(axis=1), -1))
+
+
+def test_concepts_and_crossings_together_equal_one_search():
+    """Two concepts searched alone and against each other give what one search over both gives, ties included."""
+    rng = np.random.default_rng(11)
+    v = concept(11, 900, 32, copies=0.6)
+    side = rng.random(900) < 0.4
+    a, b = np.flatnonzero(side), np.flatnonzero(~side)
+    whole = max_similarity(v, epsilon_max=0.2, block=300)
+    inside = {0: max_similarity(v[a], epsilon_max=0.2), 1: max_similarity(v[b], epsilon_max=0.2)}
+    across = cross_similarity(v[a], v[b], a, b, epsilon_max=0.2, block=200)
+    for mine, other, within, crossing in ((a, b, inside[0], across[0]), (b, a, inside[1], across[1])):
+        best = np.maximum(within.similarity, crossing.similarity)
+        assert np.array_equal(best, whole.similarity[mine])
+        first = np.full(len(mine), 900)
+        for found, names in ((within, mine), (crossing, other)):
+            ties = found.exact & (found.similarity == best)
+            first[ties] = np.minimum(first[ties], names[found.duplicate_of[ties]])
+        assert np.array_equal(np.where(first < 900, first, -1), whole.duplicate_of[mine])
+
+
+def test_copies_among_scaled_rows():
+    """Rows in proportion have similarity 1 but are no copies; the earliest of them all is named."""
+    v = np.array([[0.5, 0.25], [0.25, 0.125], [0.5, 0.25], [0.25, 0.125], [0.125, 0.0625]], dtype=np.float16)
+    for block in (1, 2, 8):
+        m = max_similarity(v, epsilon_max=0.1, block=block)
+        assert m.duplicate_of.tolist() == [-1, 0, 0, 0, 0]
+        assert m.similarity.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
+
+
 def test_errors_are_sentences():
     v = concept(8, 5, 4)
+    rank = np.arange(5)
+    with pytest.raises(SpecError, match="the 5 probes need as many ranks"):
+        cross_similarity(v, v, rank, rank[::-1], epsilon_max=0.1)
     with pytest.raises(SpecError, match=r"epsilon is 1\.5"):
         semantic_duplicates(v, epsilon=1.5)
     with pytest.raises(SpecError, match="the duplicate rule"):

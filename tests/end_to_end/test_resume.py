@@ -12,7 +12,7 @@ from whole_runs import contents, pipeline, write_shard
 import curate
 from curate.stages.embed import EmbedStage
 
-ALL_STEPS = ("index", "uids", "filter", "embed", "cluster", "dedup-exact", "dedup", "prune")
+ALL_STEPS = ("index", "uids", "filter", "embed", "cluster", "dedup-exact", "dedup-similarity", "dedup", "prune")
 
 
 def reused(run: curate.Run) -> dict[str, int]:
@@ -59,7 +59,7 @@ def test_another_keep_prunes_and_releases_anew_and_both_stay(place: tuple[Path, 
     before = contents(old)
     changed = curate.run(pipeline(shards, workspace, keep=0.4), workers=0)
     steps = reused(changed)
-    assert [steps[name] for name in ALL_STEPS] == [4] * 7 + [0]
+    assert [steps[name] for name in ALL_STEPS] == [4] * 8 + [0]
     assert steps["release"] == 0
     assert len(list(workspace.glob("release@*"))) == 2
     assert contents(old) == before
@@ -75,7 +75,7 @@ def test_another_epsilon_computes_from_dedup_on(place: tuple[Path, Path]) -> Non
     shards, workspace = place
     changed = curate.run(pipeline(shards, workspace, epsilon=0.01), workers=0)
     steps = reused(changed)
-    assert [steps[name] for name in ALL_STEPS] == [4] * 6 + [0, 0]
+    assert [steps[name] for name in ALL_STEPS] == [4] * 6 + [0, 0, 0]
     assert steps["release"] == 0
 
 

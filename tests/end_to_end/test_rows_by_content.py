@@ -114,7 +114,7 @@ def test_appended_shards_are_all_that_is_read_and_embedded(
     assert facts(again) == (5, 1)
     assert reused(again) == {
         "index": 4, "uids": 4, "filter": 4, "embed": 4, "dedup-exact": 4,
-        "cluster": 0, "dedup": 0, "prune": 0, "release": 0,
+        "cluster": 0, "dedup-similarity": 0, "dedup": 0, "prune": 0, "release": 0,
     }  # fmt: skip
     same_as_fresh(again, spec, tmp_path)
 

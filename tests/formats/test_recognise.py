@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import datacomp_folder
 import numpy as np
 import polars as pl
 import pytest
@@ -142,6 +143,21 @@ def test_embeddings(tmp_path: Path) -> None:
     assert (found.layout, found.location, found.files, found.samples) == ("embeddings", str(tmp_path), 2, 10)
     assert found.what.endswith("images and texts")
     assert found.fields == {"similarity": "float"}
+
+
+@pytest.mark.parametrize("where", [".", "part_0", "deep/part_0"])
+@pytest.mark.parametrize("arrays", [False, True])
+def test_datacomp_metadata(tmp_path: Path, where: str, arrays: bool) -> None:
+    for n in range(2):
+        beside = datacomp_folder.arrays(30, 8, n) if arrays else None
+        datacomp_folder.write(tmp_path / where, f"{n}", datacomp_folder.table(30, n), beside)
+    found = recognise(str(tmp_path))
+    assert (found.layout, found.files, found.vectors) == ("datacomp", 2, arrays)
+    assert Path(found.location) in (tmp_path, tmp_path / "deep")
+    assert abs((found.samples or 0) - 60) < 6
+    assert found.what == "DataComp metadata" + (" with embeddings" if arrays else "")
+    table = recognise(str(tmp_path / where / "0.parquet"))
+    assert (table.layout, Path(table.location)) == ("datacomp", tmp_path / where)
 
 
 def test_a_list_of_shards(tmp_path: Path) -> None:

@@ -64,3 +64,27 @@ def test_orders_that_make_no_sense_are_told() -> None:
     assert "prune has no dedup" in told("index", embed, cluster, prune, "release")
     assert "no later stage uses the vectors of embed" in told("index", embed, "release")
     assert "no release stage" in told("index", filter_)
+
+
+def test_full_training_says_what_each_iteration_reads() -> None:
+    small = small_run()
+    embed = {"embed": {"model": "packaged:efficientnet_lite0"}}
+
+    def planned(place: str, **options: Any) -> dict[str, Any]:
+        outlook = _plan(small, place, ["index", embed, {"cluster": options}, {"dedup": {}}, "release"])
+        step: dict[str, Any] = next(step for step in outlook["steps"] if step["name"] == "cluster")
+        return step | {"rows": outlook["input"]["rows"]}
+
+    sample = planned(f"{small.root}/elsewhere", concepts=3, iterations=7)
+    assert (sample["read_bytes_per_iteration"], sample["notes"]) == (0, [])
+    full = planned(f"{small.root}/elsewhere", concepts=3, iterations=7, train="full")
+    assert full["read_bytes_per_iteration"] == full["rows"] * 1280 * 2
+    (note,) = full["notes"]
+    assert "in each of at most 7 iterations" in note
+    assert "local disk" not in note
+    (note,) = planned("memory://elsewhere", concepts=3, train="full")["notes"]
+    assert "local disk" in note
+    (note,) = planned(f"{small.root}/elsewhere", concepts="auto", purpose="dedup")["notes"]
+    assert "assignment and pairs cost the same" in note
+    (note,) = planned(f"{small.root}/elsewhere", concepts="auto")["notes"]
+    assert "doubling gains little" in note

@@ -174,7 +174,8 @@ def test_an_unfinished_run_is_told_as_far_as_it_came(tmp_path: Path) -> None:
     (told,) = explain(curate.open_run(place.url), key="a0")
     assert told.alive
     assert told.release is None
-    assert [s.step for s in told.steps if s.verdict == "not run yet"] == ["dedup-exact", "dedup", "prune"]
+    waiting = [step.step for step in told.steps if step.verdict == "not run yet"]
+    assert waiting == ["dedup-exact", "dedup-similarity", "dedup", "prune"]
     for late in record.steps:
         late.status = "waiting"
     record.write(place)

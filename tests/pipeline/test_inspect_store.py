@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import datacomp_folder
 import numpy as np
 import polars as pl
 import pytest
@@ -66,7 +67,7 @@ def test_a_group_counts_rows_nulls_and_drops() -> None:
     assert found["dropped"] == {"over_quota": 10}
     assert {c["name"]: c["nulls"] for c in found["columns"]} == {c: truth[c].null_count() for c in truth.columns}
     assert found["first"] == truth.head(4).to_dicts()
-    assert len(found["artifacts"]) == 3
+    assert {name.partition(".")[0] for name in found["artifacts"]} == {"artifacts", "concepts", "cuts", "diagnostics"}
     assert found["other_states"] == []
 
 
@@ -138,6 +139,23 @@ def test_it_reads_other_filesystems() -> None:
     assert inspect("memory://inspected/a.tar")["first"][0]["key"] == "k"
     assert inspect("memory://inspected/b.npy")["dtype"] == "float16"
     place.remove("")
+
+
+def test_datacomp_metadata_and_its_arrays(tmp_path: Path) -> None:
+    table, _ = datacomp_folder.pool(tmp_path, [30, 7, 20])
+    told = inspect(str(tmp_path), rows=2)
+    assert (told["kind"], told["tables"], told["with_embeddings"]) == ("metadata", 3, 3)
+    assert [column["name"] for column in told["columns"]] == table.column_names
+    assert told["first"] == table.slice(0, 2).to_pylist()
+    assert told["bytes"] == sum(path.stat().st_size for path in tmp_path.rglob("*.*"))
+    beside = inspect(f"{told['path']}/{told['first_table'].removesuffix('parquet')}npz")
+    assert beside["kind"] == "arrays"
+    assert {one["name"]: one["shape"] for one in beside["arrays"]} == {
+        "b32_img": [30, 8], "b32_txt": [30, 8], "l14_img": [30, 16], "l14_txt": [30, 16]
+    }  # fmt: skip
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "part_0" / "0.parquet")
+    with pytest.raises(InputError, match="nothing that curate knows"):
+        inspect(str(tmp_path / "part_0"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from curate.errors import CurateError, InputError, SpecError
 from curate.pipeline.api import prepare
 from curate.pipeline.plan import Plan, resolve_references
 from curate.stages.dedup import DedupConfig
-from curate.stages.prune import PruneConfig
 
 STAGES: list[Any] = [
     "index",
@@ -22,7 +21,8 @@ STAGES: list[Any] = [
     {"prune": {"keep": 0.5}},
     {"release": {"samples_per_shard": 5}},
 ]
-NAMES = ["index", "uids", "filter", "embed", "cluster", "dedup-exact", "dedup", "prune", "release"]
+COMPARED = ["cluster", "dedup-exact", "dedup-similarity", "dedup"]
+NAMES = ["index", "uids", "filter", "embed", *COMPARED, "prune", "release"]
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_the_steps_are_the_stages_and_their_companions(full: dict[str, Any]) -> 
         ("filter", {"where": "width >= 11"}, "filter"),
         ("embed", {"precision": "bf16"}, "embed"),
         ("cluster", {"concepts": 3}, "cluster"),
-        ("dedup", {"epsilon": 0.06}, "dedup"),
-        ("dedup", {"rule": "greedy"}, "dedup"),
+        ("dedup", {"epsilon": 0.06}, "dedup-similarity"),
+        ("dedup", {"rule": "greedy"}, "dedup-similarity"),
         ("prune", {"temperature": 0.2}, "prune"),
         ("release", {"samples_per_shard": 6}, "release"),
     ],
@@ -122,7 +122,7 @@ def test_a_changed_shard_changes_its_part_only_where_rows_stand_alone(full: dict
     assert same["index"] == [True, False, True]
     # of one uid the first stays: a part knows those before it, and so do steps that see what is alive
     assert all(same[name] == [True, False, False] for name in ("uids", "filter", "embed", "dedup-exact"))
-    assert all(same[name] == [False] * 3 for name in ("cluster", "dedup", "prune", "release"))
+    assert all(same[name] == [False] * 3 for name in ("cluster", "dedup-similarity", "dedup", "prune", "release"))
     assert [s.folder for s in first.steps] == [s.folder for s in other.steps]
 
 
@@ -173,7 +173,7 @@ def test_a_reference_left_out_is_the_nearest_before(full: dict[str, Any], tiny_c
     assert references["fine"] == {"embedding": "first"}
     # `embedding` of a dedup follows what `within` clustered, not the nearest embed stage
     assert references["dedup"] == {"within": "coarse", "embedding": "first"}
-    assert references["prune"] == {"within": "fine"}
+    assert references["prune"] == {"within": "fine", "tree": None}
     assert resolve_references(made.steps, "d", DedupConfig(name=None, embedding="second")) == {
         "within": "fine", "embedding": "second",
     }  # fmt: skip
@@ -188,7 +188,7 @@ def test_a_reference_to_nothing_is_a_sentence(full: dict[str, Any]) -> None:
     with pytest.raises(
         SpecError, match="stage p needs an earlier cluster stage for its option within; add one before it"
     ):
-        resolve_references([], "p", PruneConfig(name=None, keep=0.5))
+        resolve_references([], "p", DedupConfig(name=None, epsilon=0.1))
     with pytest.raises(SpecError, match="clustre"):
         plan(with_option(full, "prune", within="clustre"))
 

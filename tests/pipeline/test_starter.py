@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import corpus
+import datacomp_folder
 import downloads
 import embedding_folder
 import polars as pl
@@ -87,6 +88,18 @@ def make_parquet(root: Path) -> int:
 def make_embeddings(root: Path) -> int:
     embedding_folder.made(root, [20, 13])
     return 33
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_what_is_written_for_datacomp_metadata_runs(tmp_path: Path, arrays: bool) -> None:
+    for n in range(2):
+        beside = datacomp_folder.arrays(40, 64, n) if arrays else None
+        datacomp_folder.write(tmp_path / "in" / f"part_{n}", f"{n}", datacomp_folder.table(40, n), beside)
+    text = starter(recognise(str(tmp_path / "in")), name="tiny", workspace=str(tmp_path / "work"), file="x.yaml")
+    run = curate.run(yaml.safe_load(text), workers=0)
+    assert (run.record.status, run.record.rows, run.record.quarantined) == ("done", 80, 0)
+    assert run.record.steps[-1].facts["uids"] == (48 if arrays else 24)
+    assert ("read_embeddings" in text) == arrays
 
 
 @pytest.mark.parametrize("make", [make_tars, make_folder, make_downloads, make_archive, make_parquet, make_embeddings])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from curate.errors import SpecError
-from curate.pruning.allocate import _exp, allocate, lower_bounds, targets
+from curate.pruning.allocate import allocate, lower_bounds, targets, upper_bounds
+from curate.pruning.portable import exp
 
 
 def problem(rng, k, largest=1000):
@@ -90,7 +91,7 @@ def test_brute_force_over_all_integer_vectors():
 def test_against_quadprog():
     rng = np.random.default_rng(1)
     for _ in range(300):
-        k = int(rng.integers(1, 40))
+        k = int(200 ** rng.uniform(0, 1)) + 1
         t, lower, upper, total = problem(rng, k)
         free = lower < upper  # quadprog wants an interior
         if not free.any() or total in (lower.sum(), upper.sum()):
@@ -104,9 +105,10 @@ def test_against_quadprog():
 
 
 def test_ten_thousand_random_problems():
+    """k log-uniform to 2,000: sums, bounds, and the conditions that make the solution the only one."""
     rng = np.random.default_rng(2)
     for i in range(10_000):
-        k = int(rng.integers(1, 30))
+        k = int(2_000 ** rng.uniform(0, 1))
         t, lower, upper, total = problem(rng, k, int(10 ** rng.uniform(0, 7)))
         a = allocate(t, lower, upper, total, rule="additive" if i % 4 else "proportional")
         assert a.quota.sum() == total
@@ -119,6 +121,18 @@ def test_ten_thousand_random_problems():
             assert abs(a.exact.sum() - total) <= slack
             assert (multiplier[a.exact > lower] <= slack).all()
             assert (multiplier[a.exact < upper] >= -slack).all()
+
+
+@pytest.mark.slow
+def test_a_million_concepts_twenty_times():
+    rng = np.random.default_rng(9)
+    for i in range(20):
+        t, lower, upper, total = problem(rng, 1_000_000, int(10 ** rng.uniform(1, 6)))
+        a = allocate(t, lower, upper, total, rule="additive" if i % 4 else "proportional")
+        assert a.quota.sum() == total
+        assert (a.quota >= lower).all()
+        assert (a.quota <= upper).all()
+        assert np.abs(a.quota - a.exact).max() < 1.0
 
 
 def test_proportional_is_a_common_factor():
@@ -199,7 +213,7 @@ def test_targets_at_extreme_temperatures():
 
 @given(st.floats(-690.0, 0.0))
 def test_exp(x):
-    assert _exp(np.array([x]))[0] == pytest.approx(math.exp(x), rel=1e-14)
+    assert exp(np.array([x]))[0] == pytest.approx(math.exp(x), rel=1e-14)
 
 
 def test_lower_bounds():
@@ -211,3 +225,24 @@ def test_lower_bounds():
     assert lower_bounds(np.array([3, 9]), 8, 5.0).tolist() == [3, 5]  # m lowered so that the sum fits
     with pytest.raises(SpecError, match="balance ratio"):
         lower_bounds(counts, 12, -1.0)
+
+
+def test_floors_besides_those_of_the_ratio():
+    counts = np.array([10, 10, 10])
+    inside = np.array([7, 0, 0])
+    assert lower_bounds(counts, 12, 0.5, at_least=inside).tolist() == [7, 2, 2]
+    assert lower_bounds(counts, 9, 1.0, at_least=inside).tolist() == [7, 1, 1]  # m lowered from 3 so that it fits
+    assert lower_bounds(counts, 12, 0.5, limit=np.array([1, 10, 10])).tolist() == [1, 2, 2]
+    with pytest.raises(SpecError, match="has 7 already"):
+        lower_bounds(counts, 6, 0.5, at_least=inside)
+
+
+def test_upper_bounds():
+    counts = np.array([10, 3, 0])
+    assert upper_bounds(counts, 12).tolist() == [10, 3, 0]
+    assert upper_bounds(counts, 10, 0.7).tolist() == [7, 3, 0]  # 10 * 0.7 is not below 7 here
+    assert upper_bounds(counts, 8, 6.0).tolist() == [6, 3, 0]
+    assert upper_bounds(counts, 30, repeats=3).tolist() == [30, 9, 0]
+    assert upper_bounds(counts, 16, 0.5, repeats=3).tolist() == [8, 8, 0]
+    with pytest.raises(SpecError, match="no group gives more than 5, which is 8 together: raise cap"):
+        upper_bounds(counts, 10, 0.5)

@@ -92,3 +92,60 @@ def test_no_rows():
     cols = (np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint64))
     assert select(*cols, np.array([3])).shape == (0,)
     assert ssp_select(*cols, 0, np.array([3])).shape == (0,)
+
+
+@given(rows, st.lists(st.integers(0, 8), min_size=4, max_size=4))
+def test_middle_is_closest_to_the_median_rank(data, quota):
+    """Ties between two ranks that are equally close go to the harder sample."""
+    cols = columns(data)
+    ranked = preference(cols, "hard")
+    kept = []
+    for j in range(4):
+        mine = [i for i in ranked if cols[0][i] == j]
+        closest = sorted(range(len(mine)), key=lambda r: (abs(2 * r - (len(mine) - 1)), r))
+        kept += [mine[r] for r in closest[: quota[j]]]
+    assert sorted(kept) == np.flatnonzero(select(*cols, np.array(quota), "middle")).tolist()
+
+
+@given(rows, st.lists(st.integers(0, 8), min_size=4, max_size=4), st.integers(0, 9))
+def test_random_follows_the_draw_alone(data, quota, seed):
+    cols = columns(data)
+    draw = np.random.default_rng(seed).permutation(len(data)).astype(np.uint64) * np.uint64(2**58)
+    keep = select(*cols, np.array(quota), "random", draw)
+    for j in range(4):
+        mine = np.flatnonzero(cols[0] == j)
+        assert sorted(mine[np.argsort(draw[mine])][: quota[j]]) == np.flatnonzero(keep & (cols[0] == j)).tolist()
+    with pytest.raises(SpecError, match="needs a draw"):
+        select(*cols, np.array(quota), "random")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5), st.just(0)), min_size=1, max_size=9), st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_limit_leaves_the_best_of_all_choices_within_it(data, draw):
+    cols = columns(data)
+    sizes = np.bincount(cols[0], minlength=3)
+    limit = np.array([draw.draw(st.integers(0, int(n))) for n in sizes])
+    floor = np.array([draw.draw(st.integers(0, int(n))) for n in limit])
+    total = draw.draw(st.integers(int(floor.sum()), int(limit.sum())))
+    best = max(
+        sum(int(cols[1][i]) for i in choice)
+        for choice in itertools.combinations(range(len(data)), total)
+        if (np.bincount(cols[0][list(choice)], minlength=3) >= floor).all()
+        and (np.bincount(cols[0][list(choice)], minlength=3) <= limit).all()
+    )
+    assert int(cols[1][ssp_select(*cols, total, floor, limit=limit)].sum()) == best
+
+
+@given(rows, st.lists(st.integers(0, 8), min_size=4, max_size=4), st.floats(0, 1))
+def test_middle_with_floors_is_their_medians_then_that_of_the_others(data, floor, where):
+    cols = columns(data)
+    sizes = np.bincount(cols[0], minlength=4)
+    least = int(np.minimum(floor, sizes).sum())
+    total = least + int(where * (len(data) - least))
+    keep = ssp_select(*cols, total, np.array(floor), "middle")
+    reserved = select(*cols, np.array(floor), "middle")
+    assert keep.sum() == total
+    assert not (reserved & ~keep).any()
+    others = [i for i in preference(cols, "hard") if not reserved[i]]
+    closest = sorted(range(len(others)), key=lambda r: (abs(2 * r - (len(others) - 1)), r))
+    assert {others[r] for r in closest[: total - least]} == set(np.flatnonzero(keep & ~reserved).tolist())

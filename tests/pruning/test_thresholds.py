@@ -92,7 +92,8 @@ def test_few_passes_over_a_million_scores():
 
 
 def test_counters_stay_bounded():
-    assert whole(500, 0, 2**33, per_concept=True).step_bits == 10
+    assert whole(1, 0, 2**33, per_concept=True).step_bits == 16
+    assert whole(500, 0, 2**33, per_concept=True).step_bits == 11
     assert whole(50_000, 0, 2**33, per_concept=True).step_bits == 4
     assert whole(10_000_000, 0, 2**33, per_concept=True).step_bits == 1
 

@@ -144,7 +144,21 @@ def test_zero_quotas_and_equal_values_can_be_drawn() -> None:
     parse(charts.complexity_scatter([(0, -0.001, 0.2, False), (1, -0.001, 0.3, False)]))
 
 
+def test_the_curve_falls_with_epsilon_and_marks_the_one_used() -> None:
+    curve = [(0.0, 100, 1.0), (0.05, 80, 0.8), (0.1, 25, 0.25)]
+    root = parse(charts.kept_curve(curve, 0.05))
+    (line,) = [one for one in root if one.attrib.get("class") == "guide"]
+    drawn = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
+    assert sorted(drawn) == drawn
+    assert [y for _, y in drawn] == sorted(y for _, y in drawn)  # down the page
+    assert drawn[1][0] - drawn[0][0] == pytest.approx(drawn[2][0] - drawn[1][0], abs=0.11)
+    text = ET.tostring(root, "unicode")
+    assert "epsilon 0.05: 80 kept, 80.0 %, used here" in text
+    assert text.count("used here") == 1
+
+
 def test_nothing_to_draw_is_no_markup() -> None:
+    assert charts.kept_curve([], 0.1) == charts.kept_curve([(0.1, 5, 1.0)], 0.1) == ""
     assert charts.complexity_scatter([]) == ""
     assert charts.quota_scatter([]) == ""
     assert charts.quota_scatter([(0, 0, 0, False)]) == ""

@@ -25,8 +25,10 @@ from curate.report.page import (
     FunnelStage,
     Keeper,
     Quarantine,
+    Recall,
     Release,
     ReportData,
+    Threshold,
     Totals,
     concepts_to_show,
     contradictions,
@@ -95,6 +97,25 @@ def empty(**changes: Any) -> ReportData:
         "totals": Totals(rows_in=0, alive=0, dropped=0, quarantined=0),
     }
     return ReportData(**{**nothing, **changes})
+
+
+def test_where_the_line_is_drawn_and_what_may_be_missed() -> None:
+    recall = Recall(audited=2000, with_duplicate=400, found=390, low=0.9546, high=0.9864)
+    curve = ((0.0, 1000, 1.0), (0.07, 630, 0.63))
+    nothing = recall.model_copy(update={"with_duplicate": 0})
+    lines = (
+        Threshold(step="near", epsilon=0.07, kept=630, of=1000, curve=curve, recall=recall),
+        Threshold(step="all", epsilon=0.07, kept=620, of=1000, complete=True),
+        Threshold(step="none", epsilon=0.07, kept=1000, of=1000, recall=nothing),
+    )
+    text = read(render(empty(duplicates=Duplicates(count=370, exact_count=0, thresholds=lines)))).text
+    for said in (
+        "How alike is too alike: near", "630 of 1,000 samples stay at epsilon 0.07", "above 0.93 is a duplicate",
+        "Of 2,000 samples drawn for the audit 400 have an earlier duplicate in any concept; 390 of these were found, "
+        "97.5 % (95 % interval 95.5 % to 98.6 %).", "Every pair was compared that can be that similar.",
+        "Of 2,000 samples drawn for the audit none has an earlier duplicate.",
+    ):  # fmt: skip
+        assert said in text, said
 
 
 def test_every_number_of_the_data_is_on_the_page(summary: ReportData) -> None:

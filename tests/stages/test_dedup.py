@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from curate.engine import exchange
 from curate.stages.dedup import DedupConfig, DedupStage
 from curate.stages.exact import ExactStage
+from curate.stages.similarity import SimilarityConfig, SimilarityStage
 from curate.store.uids import format_uid
 
 DIM = 6
@@ -57,7 +58,7 @@ CHAIN = [(0, 0.5, at(0, 0)), (0, 0.25, at(10, 0)), (0, 0.125, at(20, 0)), (0, 0.
 def test_a_chain_by_the_rule_of_the_paper(make: Callable[..., Any]) -> None:
     """hard: the farthest is first. b falls to a; c falls to b although b is gone, and its keeper is a."""
     made, uid = make(CHAIN, [2, 2])
-    out = made.stage(DedupStage, epsilon=0.02)
+    out = made.stages(DedupStage, epsilon=0.02)
     assert out["keep"].to_list() == [True, False, False, True]
     assert out["duplicate_of"].to_list() == [None, uid[0], uid[1], None]
     assert out["keeper"].to_list() == [None, uid[0], uid[0], None]
@@ -69,14 +70,14 @@ def test_a_chain_by_the_rule_of_the_paper(make: Callable[..., Any]) -> None:
 
 def test_greedy_keeps_what_only_a_dropped_one_resembles(make: Callable[..., Any]) -> None:
     made, uid = make(CHAIN, [2, 2])
-    out = made.stage(DedupStage, epsilon=0.02, rule="greedy")
+    out = made.stages(DedupStage, epsilon=0.02, rule="greedy")
     assert out["keeper"].to_list() == [None, uid[0], None, None]
     assert out["duplicate_of"].to_list() == out["keeper"].to_list()
 
 
 def test_easy_keeps_the_nearest_to_the_centroid(make: Callable[..., Any]) -> None:
     made, uid = make(CHAIN, [4])
-    out = made.stage(DedupStage, epsilon=0.02, order="easy")
+    out = made.stages(DedupStage, epsilon=0.02, order="easy")
     assert out["keeper"].to_list() == [uid[2], uid[2], None, None]
     assert out["duplicate_of"].to_list() == [uid[1], uid[2], None, None]
 
@@ -84,18 +85,18 @@ def test_easy_keeps_the_nearest_to_the_centroid(make: Callable[..., Any]) -> Non
 def test_epsilon_says_what_is_alike(make: Callable[..., Any]) -> None:
     for epsilon, kept in ((0.0, 4), (0.01, 4), (0.02, 2), (0.07, 2), (1.0, 2)):
         made, _ = make(CHAIN, [4])
-        assert made.stage(DedupStage, epsilon=epsilon)["keep"].sum() == kept, epsilon  # a right angle is never alike
+        assert made.stages(DedupStage, epsilon=epsilon)["keep"].sum() == kept, epsilon  # a right angle is never alike
 
 
-def test_pairs_are_compared_within_a_concept_only(make: Callable[..., Any]) -> None:
+def test_without_probes_pairs_are_compared_within_a_concept_only(make: Callable[..., Any]) -> None:
     twins = [(c, 0.1, at(0, 0)) for c in (0, 1, 0, 2, 1)]
     made, uid = make(twins, [3, 2])
-    assert made.stage(DedupStage)["keeper"].to_list() == [None, None, uid[0], None, uid[1]]
+    assert made.stages(DedupStage, probes=0)["keeper"].to_list() == [None, None, uid[0], None, uid[1]]
 
 
 def test_of_equal_distance_the_smaller_uid_stays_wherever_it_lies(make: Callable[..., Any]) -> None:
     made, uid = make([(0, 0.5, at(0, 0))] * 3, [1, 1, 1], order=[2, 0, 1])
-    assert made.stage(DedupStage)["keeper"].to_list() == [uid[1], None, uid[1]]
+    assert made.stages(DedupStage)["keeper"].to_list() == [uid[1], None, uid[1]]
 
 
 def test_input_order_parts_and_buckets_decide_nothing(
@@ -118,7 +119,7 @@ def test_input_order_parts_and_buckets_decide_nothing(
         monkeypatch.setattr(exchange, "BUCKET_BYTES", limit)
         monkeypatch.setattr(exchange.Buckets.by_weight, "__defaults__", (limit,))
         made, uid = make(rows, sizes, order)
-        out = made.stage(DedupStage, epsilon=0.01)
+        out = made.stages(DedupStage, epsilon=0.01)
         found.append(dict(zip(uid, out.select("keep", "duplicate_of", "keeper", "similarity").rows(), strict=True)))
     assert found[0] == found[1] == found[2]
     assert 0 < sum(row[0] for row in found[0].values()) < 120
@@ -127,7 +128,7 @@ def test_input_order_parts_and_buckets_decide_nothing(
 def test_rows_that_are_out_or_without_concept_take_no_part(make: Callable[..., Any]) -> None:
     made, uid = make([(0, 0.9, at(0, 0)), (None, 0, at(0, 0)), (0, 0.5, at(0, 0)), (0, 0.1, at(0, 0))], [4])
     made.given("filter", [pl.DataFrame({"keep": [False, True, True, True], "reason": ["false"] * 4})])
-    out = made.stage(DedupStage)
+    out = made.stages(DedupStage)
     assert out["keep"].to_list() == [None, True, True, False]
     assert out["keeper"].to_list() == [None, None, None, uid[2]]
 
@@ -135,9 +136,12 @@ def test_rows_that_are_out_or_without_concept_take_no_part(make: Callable[..., A
 def test_identical_vectors_have_similarity_one(make: Callable[..., Any]) -> None:
     vector = np.random.default_rng(1).normal(size=DIM)
     made, _ = make([(0, 0.1, vector / np.linalg.norm(vector))] * 2, [2])
-    assert made.stage(DedupStage)["similarity"].to_list() == [None, 1.0]
+    assert made.stages(DedupStage)["similarity"].to_list() == [None, 1.0]
 
 
-def test_byte_identical_copies_come_before() -> None:
-    (companion, config), *rest = DedupStage.companions_before("near", DedupConfig(name="near"))
-    assert (companion, config.name, rest) == (ExactStage, "near-exact", [])
+def test_byte_identical_copies_come_before_and_then_the_comparison() -> None:
+    (exact, first), (similarity, second) = DedupStage.companions_before("near", DedupConfig(name="near", epsilon=0.1))
+    assert (exact, first.name) == (ExactStage, "near-exact")
+    assert (similarity, second.name) == (SimilarityStage, "near-similarity")
+    assert isinstance(second, SimilarityConfig)
+    assert second.epsilon_max == 0.1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, JpegImagePlugin
 
-from curate.store.images import DecodeError, _plain_jpeg_size, decode_rgb, probe
+from curate.store.images import DecodeError, _plain_jpeg_size, decode_grey, decode_rgb, probe
 
 LIMIT = 100_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on damaged files
@@ -216,3 +216,41 @@ def test_every_byte_of_a_header_may_be_any_other(data: bytes) -> None:
             damaged = data[:at] + bytes([value]) + data[at + 1 :]
             found = _plain_jpeg_size(damaged)
             assert found is None or found == _pillow_size(damaged), (at, value)
+
+
+def test_grey_is_luma_of_the_decoded_image() -> None:
+    for data in (corpus.encode(corpus.photo(1, (60, 50)), "PNG"), corpus.jpeg(2, (90, 70)), corpus.png16()):
+        exact = np.asarray(decode_rgb(data, LIMIT).convert("L"), dtype=int)
+        found = decode_grey(data, LIMIT, 64)
+        assert (found.dtype, found.shape) == (np.uint8, exact.shape)
+        assert np.abs(found - exact).max() <= 2  # of a JPEG the luma is taken as it is stored, not by way of RGB
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((127, 300), (127, 300)), ((128, 300), (64, 150)), ((1100, 640), (138, 80))]
+)
+def test_large_jpegs_are_decoded_smaller(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    data = corpus.jpeg(3, size)
+    found = decode_grey(data, LIMIT, 64)
+    assert found.shape == expected[::-1]
+    averages = decode_rgb(data, LIMIT).convert("L").resize(expected, Image.Resampling.BOX)
+    assert np.abs(found.astype(int) - np.asarray(averages, dtype=int)).mean() < 2
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white_in_grey(mode: str) -> None:
+    image = Image.new("RGBA", (20, 10), (0, 0, 0, 0))
+    image.paste((10, 20, 30, 255), (0, 0, 10, 10))
+    data = corpus.encode(image.convert(mode), "PNG")
+    found = decode_grey(data, LIMIT, 64)
+    assert (found[:, 10:] == 255).all()
+    assert (found[:, :10] < 60).all()
+
+
+def test_grey_refuses_what_rgb_refuses() -> None:
+    for data in (corpus.html(), corpus.truncated_jpeg(4), b"", corpus.forged_png()):
+        with pytest.raises(DecodeError) as grey:
+            decode_grey(data, LIMIT, 64)
+        with pytest.raises(DecodeError) as rgb:
+            decode_rgb(data, LIMIT)
+        assert str(grey.value).split("(")[0] == str(rgb.value).split("(")[0]
