@@ -41,7 +41,7 @@ from curate.store.uids import hash64
 
 CONCEPTS, EXPONENT = 1000, 1.0
 COPIES = 0.05
-SPREAD, NEAR = 0.8, 0.012
+SPREAD, NEAR = 0.8, 0.096
 EPSILON, KEEP = 0.05, 0.4
 
 
@@ -81,7 +81,7 @@ def vectors(part: int, rows: int, dim: int) -> NDArray[np.float16]:
     at, source = copies(part, rows)
     rng = np.random.Generator(np.random.Philox(key=17, counter=[0, 0, 0, part]))
     near = originals(source, rows, dim)[at]
-    near += rng.standard_normal(near.shape, dtype=np.float32) * np.float32(NEAR)
+    near += rng.standard_normal(near.shape, dtype=np.float32) * np.float32(NEAR / np.sqrt(dim))
     made[at] = near / np.linalg.norm(near, axis=1, keepdims=True)
     return made.astype(np.float16)
 
@@ -199,6 +199,7 @@ def check(runner: Any, parts: int, given: argparse.Namespace) -> float:
     for part in range(parts):
         dropped += int((~alive[part]).sum())
         at, source = copies(part, given.part_rows)
+        at = np.setdiff1d(at, copies(source, given.part_rows)[0])  # what was there is gone: a copy took its place
         copied += len(at)
         caught += int((~alive[part][at] | ~alive[source][at]).sum())
     prune = plan.step("prune")
@@ -217,7 +218,9 @@ def main() -> int:
     parser.add_argument("--part-rows", type=int, default=10_000)
     parser.add_argument("--concepts", type=int, default=1000)
     parser.add_argument("--iterations", type=int, default=1)
-    parser.add_argument("--probes", type=int, default=2, help="other concepts a row is compared with")
+    parser.add_argument(
+        "--probes", type=lambda text: text if text == "all" else int(text), default=2, help="as the option of dedup"
+    )
     parser.add_argument("--workers", type=int, default=2, help="0: everything in this process")
     parser.add_argument("--folder", help="where to write; default: the system's temporary folder")
     given = parser.parse_args()

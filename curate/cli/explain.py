@@ -49,26 +49,27 @@ def explain(
 def _lines(story: Story) -> Iterator[tuple[str, str]]:
     yield f"{story.uid}   key {story.key}   in {story.shard}", "bold"
     members = ", ".join(f".{m['ext']} {size(m['nbytes'])}" for m in story.members) or "no members"
-    yield f"  {'members':<16} {members}", ""
+    width = max(len(name) for name in ("at the end", *(step.step for step in story.steps)))
+    yield f"  {'members':<{width}} {members}", ""
     for step in story.steps:
         style = "red" if step.verdict == "dropped" else "dim" if step.verdict.startswith("not") else ""
-        yield f"  {step.step:<16} {_sentence(step, story)}", style
+        yield f"  {step.step:<{width}} {_sentence(step, story)}", style
         if step.verdict == "dropped":
             later = story.steps[story.steps.index(step) + 1 :]
             if later:
                 yield (
-                    f"  {'':<16} so it was not judged by {', '.join(s.step for s in later if s.verdict != 'made')}",
+                    f"  {'':<{width}} so it was not judged by {', '.join(s.step for s in later if s.verdict != 'made')}",
                     "dim",
                 )
             return
     if not story.alive:
         return
     if story.release is not None:
-        yield f"  {'release':<16} in {story.release} as {story.released_as}.*", "green"
+        yield f"  {'release':<{width}} in {story.release} as {story.released_as}.*", "green"
     elif any(step.verdict == "not run yet" for step in story.steps):
-        yield f"  {'so far':<16} still in; the run is not finished", ""
+        yield f"  {'so far':<{width}} still in; the run is not finished", ""
     else:
-        yield f"  {'at the end':<16} still in; this run wrote no release", "green"
+        yield f"  {'at the end':<{width}} still in; this run wrote no release", "green"
 
 
 def _sentence(step: StepStory, story: Story) -> str:

@@ -172,6 +172,7 @@ def _run(
     record.write(workspace)
     events.emit("run", name=record.name, plan=record.plan, engine=record.engine)
     executor = Executor(plan, engine, reporter)
+    width = max(len(entry.name) for entry in record.steps)
     try:
         with events.heartbeat():
             for step, entry in zip(plan.steps, record.steps, strict=True):
@@ -181,7 +182,7 @@ def _run(
                 _note(record, entry, result, executor)
                 events.emit("step", step=step.name, seconds=entry.seconds, reused_parts=entry.reused_parts)
                 record.write(workspace)
-                reporter.say(line_of(entry))
+                reporter.say(line_of(entry, width))
                 if not record.rows:
                     raise InputError(_nothing(record))
         record.status = "done"
@@ -249,14 +250,14 @@ def _nothing(record: RunFile) -> str:
     return f"{said} Check input in {record.source}."
 
 
-def line_of(entry: StepRecord) -> str:
-    """One line about a finished step; reasons come in the summary."""
+def line_of(entry: StepRecord, width: int) -> str:
+    """One line about a finished step; reasons come in the summary. `width`: of the longest step name of the run."""
     before, after = entry.rows_before or 0, entry.rows_after or 0
     gone = f"-{before - after:,}" if before != after else ""
     reused = f"   stored before: {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
     taken = entry.facts.get("rows_taken_over")
     taken = f"   taken over: {taken:,} rows" if taken else ""
-    return f"  {entry.name:<16}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
+    return f"  {entry.name:<{width}}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
 
 
 def open_run(workspace: str) -> Run:

@@ -65,6 +65,8 @@ def starter(found: Recognised, *, name: str, workspace: str, file: str) -> str:
     else:
         lines += [
             '  # - filter: {where: "width >= 200 AND height >= 200"}    # any column of the index, and of `fields`',
+            "  - hash                          # what photos look like, in 64 bits",
+            "  - dedup_hash: {distance: 4}     # re-encoded and resized copies go; at most 4 of the 64 bits differ",
             '  - embed: {model: "packaged:efficientnet_lite0"}    # or, with a hub, ViT-B-32, pretrained: openai',
         ]
     lines += [

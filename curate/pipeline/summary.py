@@ -167,11 +167,13 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
         f"+ {summary['dropped']:,} dropped + {summary['quarantined']:,} quarantined, in {duration(summary['seconds'])}"
     )
     yield ""
+    width = max(len(step["name"]) for step in summary["steps"])
     for step in summary["steps"]:
         gone = (step["rows_before"] or 0) - (step["rows_after"] or 0)
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in step["reasons"].items())
         reused = "   (stored before)" if step["reused_parts"] and step["reused_parts"] >= step["parts"] else ""
-        yield f"  {step['name']:<16}{step['rows_after'] or 0:>10,}{f'   -{gone:,}  {reasons}' if gone else ''}{reused}"
+        told = f"   -{gone:,}  {reasons}" if gone else ""
+        yield f"  {step['name']:<{width}}{step['rows_after'] or 0:>10,}{told}{reused}"
     if lines := list(noted_lines(summary["noted"])):
         yield ""
         yield from lines

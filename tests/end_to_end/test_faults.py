@@ -46,7 +46,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     realdata.lite0()
     folder = tmp_path_factory.mktemp("faults")
     samples, broken = corpus.write_fault_corpus(folder / "shards")
-    spec = pipeline(folder / "shards", folder / "work", keep=1.0, epsilon=0.0)
+    spec = pipeline(folder / "shards", folder / "work", keep=1.0, epsilon=0.0, hashes=False)
     spec["stages"][1] = {"filter": {"where": "width >= 1"}}
     done = run(write_pipeline(folder / "faults.yaml", spec), "--workers", "0")
     (release,) = releases(folder / "work")
@@ -118,7 +118,7 @@ def test_every_broken_shard_is_named_in_the_notes(faulty: Faulty) -> None:
         ("empty_folder", ExitCode.INPUT, ["matches no file"]),
         ("missing_shard", ExitCode.INPUT, ["1 of 2 shards are missing", "00009.tar"]),
         ("no_samples", ExitCode.INPUT, ["holds no sample", "00000.tar"]),
-        ("wrong_option", ExitCode.SPEC, ["wrong.yaml:19:5: stages.dedup.epsilom", "did you mean epsilon"]),
+        ("wrong_option", ExitCode.SPEC, ["wrong.yaml:22:5: stages.dedup.epsilom", "did you mean epsilon"]),
         ("not_yaml", ExitCode.SPEC, ["wrong.yaml:2:7:"]),
         ("no_file", ExitCode.SPEC, ["nowhere.yaml"]),
     ],

@@ -33,8 +33,11 @@ def write_shard(folder: Path, number: int) -> None:
     (folder / f"{number:05d}.tar").write_bytes(corpus.tar_bytes(members))
 
 
-def pipeline(shards: Path, workspace: Path, *, keep: float = 0.7, epsilon: float = 0.001) -> dict[str, Any]:
-    """Every stage, over the shards of a folder; one part a shard."""
+def pipeline(
+    shards: Path, workspace: Path, *, keep: float = 0.7, epsilon: float = 0.001, hashes: bool = True
+) -> dict[str, Any]:
+    """Stages of every shape, over the shards of a folder; one part a shard. Without hashes, epsilon 0 drops nothing."""
+    by_hash: list[Any] = ["hash", {"dedup_hash": {"distance": 2}}]
     return {
         "name": "whole",
         "input": {"shards": f"{shards}/*.tar", "shards_per_part": 1, "caption": "txt"},
@@ -46,8 +49,7 @@ def pipeline(shards: Path, workspace: Path, *, keep: float = 0.7, epsilon: float
             {"embed": {"model": "packaged:efficientnet_lite0", "batch_size": 4}},
             {"cluster": {"concepts": 3, "train": "full", "iterations": 4, "seeding": "kmeans||", "training_sample": 9}},
             {"dedup": {"epsilon": epsilon, "probes": "all"}},
-            "hash",
-            {"dedup_hash": {"distance": 2}},
+            *(by_hash if hashes else []),
             {"prune": {"keep": keep}},
             {"release": {"samples_per_shard": 4}},
         ],
