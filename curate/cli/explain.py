@@ -57,10 +57,8 @@ def _lines(story: Story) -> Iterator[tuple[str, str]]:
         if step.verdict == "dropped":
             later = story.steps[story.steps.index(step) + 1 :]
             if later:
-                yield (
-                    f"  {'':<{width}} so it was not judged by {', '.join(s.step for s in later if s.verdict != 'made')}",
-                    "dim",
-                )
+                judges = ", ".join(s.step for s in later if s.verdict != "made")
+                yield f"  {'':<{width}} so it was not judged by {judges}", "dim"
             return
     if not story.alive:
         return
@@ -122,6 +120,9 @@ def _told(step: StepStory, story: Story, values: dict[str, Any], evidence: dict[
         members, quota = evidence["size"], evidence["quota"]
         group = f"class {evidence['label']}" if "label" in evidence else f"concept {evidence['concept']}"
         return f"{rank} {members:,} in {group}, which keeps the {quota:,} {order[evidence['which']]}"
+    if step.kind == "hash":
+        found = [f"{name} {values[name]:016x}" for name in ("phash", "dhash") if values.get(name) is not None]
+        return ", ".join(found) or "no hash"
     return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
 
 

@@ -23,8 +23,8 @@ def plan(
         output.print_json(outlook)
         return 0
     console, facts = output.stdout(), outlook["input"]
-    rows = f"{'' if facts['rows_known'] else 'about '}{facts['rows']:,} samples"
-    place = f"{facts['shards']:,} shards in {facts['parts']:,} parts"
+    rows = f"{'' if facts['rows_known'] else 'about '}{_many(facts['rows'], 'sample')}"
+    place = f"{_many(facts['shards'], 'shard')} in {_many(facts['parts'], 'part')}"
     output.line(console, f"{outlook['name']}: {place}, {output.size(facts['bytes'])}, {rows}")
     output.columns(
         console,
@@ -46,11 +46,16 @@ def plan(
         for note in step["notes"]:
             output.line(console, note)
     written, scratch = output.size(outlook["bytes"]), output.size(outlook["scratch_bytes"])
+    workers = _many(outlook["workers"], "worker")
     output.line(
         console,
-        f"in all about {outlook['time']} on {outlook['workers']} workers, {written} written, at most {scratch} scratch "
+        f"in all about {outlook['time']} on {workers}, {written} written, at most {scratch} scratch "
         f"at a time; workspace {outlook['workspace']}",
     )
     for warning in outlook["warnings"]:
         output.line(console, f"note: {warning}", "yellow")
     return 0
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

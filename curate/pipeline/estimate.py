@@ -227,7 +227,7 @@ def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
         if kind in ("embed", "read_embeddings") and not users & set(names[at:]):
             found.append(f"no later stage uses the vectors of {name}")
         if kind == "prune" and not dedups:
-            found.append(f"{name} has no dedup before it: duplicates will take up quota")
+            found.append(f"{name} has no dedup before it: duplicates may fill places among those that stay")
     if any(step.kind == "embed" and step.name not in measured and not _packaged(step) for step in plan.steps):
         found.append(
             "the time of embed is that of the packaged EfficientNet-Lite0 on a CPU; a pilot (--limit-shards 1) in this "

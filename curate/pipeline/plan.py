@@ -240,7 +240,10 @@ def _check_enough(plan: Plan, name: str, most: int) -> None:
     least = {"tar": 1024}  # a row of a table may take next to nothing
     there = sum(len(s.files) if s.kind == "folder" else s.nbytes // least.get(s.kind, 1) for s in plan.sources)
     if most > there:
-        raise SpecError(f"stage {name} needs {most:,} samples, but the input cannot hold more than {there:,}; lower it")
+        raise SpecError(
+            f"stage {name} needs {most:,} samples, but the input cannot hold more than {there:,}; lower the number "
+            "that it asks for, or give it more input"
+        )
 
 
 def resolve_references(steps: Sequence[Step], name: str, config: StageConfig) -> dict[str, str | None]:

@@ -65,13 +65,13 @@ def starter(found: Recognised, *, name: str, workspace: str, file: str) -> str:
     else:
         lines += [
             '  # - filter: {where: "width >= 200 AND height >= 200"}    # any column of the index, and of `fields`',
-            "  - hash                          # what photos look like, in 64 bits",
+            "  - hash                          # perceptual hashes: images that look the same have nearly the same",
             "  - dedup_hash: {distance: 4}     # re-encoded and resized copies go; at most 4 of the 64 bits differ",
             '  - embed: {model: "packaged:efficientnet_lite0"}    # or, with a hub, ViT-B-32, pretrained: openai',
         ]
     lines += [
         f"  - cluster: {{concepts: {concepts}}}",
-        "  - dedup: {epsilon: 0.1}            # pairs with a cosine similarity of 0.9 and more; raise it to drop more",
+        "  - dedup: {epsilon: 0.1}            # duplicates: cosine similarity above 0.9; raise it to drop more",
         "  - prune: {metric: dbp, keep: 0.6, of: deduplicated}",
         _SUBSET if found.layout == "datacomp" else "  - release: {samples_per_shard: 10000}",
     ]

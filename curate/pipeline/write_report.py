@@ -147,23 +147,23 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
     steps = [step for step in summary["steps"] if step["kind"] in truth.KINDS]
     if not steps:
         return None
-    groups: dict[str, list[tuple[Sample, float | None, bool]]] = {}
+    groups: dict[str, list[tuple[Sample, str, float | int]]] = {}
     index = summary["steps"][0]["name"]
     for step in steps:
-        wanted = ["keep", "keeper", *(["similarity"] if step["kind"] == "dedup" else [])]
+        measured = {"dedup": "similarity", "dedup_hash": "distance"}.get(step["kind"])
+        wanted = ["keep", "keeper", *([measured] if measured else [])]
         found = find_samples(
             run, {index: ["uid_hi"], step["name"]: wanted}, pl.col(f"{step['name']}.keep").not_(), 4 * GROUPS
         )
         for sample in found:
-            similarity = sample.values.get(f"{step['name']}.similarity")
-            keeper = sample.values[f"{step['name']}.keeper"]
-            groups.setdefault(keeper, []).append((sample, similarity, step["kind"] == "dedup-exact"))
-    # show semantic ones first, the least similar pairs first: they are the ones a person should judge
-    order = sorted(groups, key=lambda uid: (min(s or 2.0 for _, s, _ in groups[uid]), uid))[:GROUPS]
+            told = sample.values[f"{step['name']}.{measured}"] if measured else 1.0
+            groups.setdefault(sample.values[f"{step['name']}.keeper"], []).append((sample, step["kind"], told))
+    order = _order(groups)
     keepers = {s.uid: s for uid in order if (s := run_sample(run, uid)) is not None}
     return page.Duplicates(
         count=sum(sum(step["reasons"].values()) for step in steps),
         exact_count=sum(sum(step["reasons"].values()) for step in steps if step["kind"] == "dedup-exact"),
+        hash_count=sum(sum(step["reasons"].values()) for step in steps if step["kind"] == "dedup_hash"),
         thresholds=tuple(_threshold(one) for one in summary["thresholds"]),
         groups=tuple(
             page.DuplicateGroup(
@@ -173,10 +173,11 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
                         uid=s.uid,
                         key=s.key,
                         thumb=_thumb(run, s) or None,
-                        similarity=1.0 if exact else x,
-                        exact=exact,
+                        similarity=None if kind == "dedup_hash" else told,
+                        bits=int(told) if kind == "dedup_hash" else None,
+                        exact=kind == "dedup-exact",
                     )
-                    for s, x, exact in groups[uid][:4]
+                    for s, kind, told in groups[uid][:4]
                 ),
             )
             for uid in order
@@ -186,6 +187,24 @@ def _duplicates(run: Run, summary: dict[str, Any]) -> page.Duplicates | None:
         if summary["planted"] is None
         else {k: page.Planted(found=f, planted=n) for k, (f, n) in summary["planted"]["kinds"].items()},
     )
+
+
+def _order(groups: dict[str, list[tuple[Sample, str, float | int]]]) -> list[str]:
+    """GROUPS keepers to show: those found by vectors, then by hash, then by bytes; the least alike of each first, for
+    they are the ones that a person should judge. Where there are both, hashes get a third of the places.
+    """
+    cosine, bits, exact = [], [], []
+    for uid, found in groups.items():
+        kinds = {kind for _, kind, _ in found}
+        if "dedup" in kinds:
+            cosine.append((min(told for _, kind, told in found if kind == "dedup"), uid))
+        elif "dedup_hash" in kinds:
+            bits.append((-max(told for _, kind, told in found if kind == "dedup_hash"), uid))
+        else:
+            exact.append((0, uid))
+    by_vector, by_hash, by_bytes = ([uid for _, uid in sorted(one)] for one in (cosine, bits, exact))
+    first = max(GROUPS - GROUPS // 3, GROUPS - len(by_hash))
+    return [*by_vector[:first], *by_hash, *by_vector[first:], *by_bytes][:GROUPS]
 
 
 def _threshold(found: dict[str, Any]) -> page.Threshold:

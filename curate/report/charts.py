@@ -168,14 +168,17 @@ def quota_scatter(concepts: Sequence[tuple[int, int, int, bool]]) -> Markup:
 
 
 def kept_curve(points: Sequence[tuple[float, int, float]], chosen: float) -> Markup:
-    """Share of the samples that stay (y, 0 to 1) over epsilon (x): (epsilon, kept, share). A square marks `chosen`.
+    """Share of the samples that stay (y) over epsilon (x): (epsilon, kept, share). A square marks `chosen`.
 
-    Empty markup for fewer than two points.
+    The y axis ends at 100 % and begins near the smallest share: most curves fall by a few per cent. Empty markup for
+    fewer than two points.
     """
     if len(points) < 2 or points[-1][0] <= 0:
         return Markup()
     x_ticks = linear_ticks(0.0, points[-1][0])
-    x, y = _linear(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT), _linear(0, 1, _HEIGHT - _BOTTOM, _TOP)
+    y_ticks = linear_ticks(min(0.95, *(share for *_, share in points)), 1.0)
+    x = _linear(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
+    y = _linear(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     marks = [
         (epsilon, share, epsilon == chosen, f"epsilon {epsilon:.6g}: {kept:,} kept, {percent(share)}")
         for epsilon, kept, share in points
@@ -189,10 +192,11 @@ def kept_curve(points: Sequence[tuple[float, int, float]], chosen: float) -> Mar
         marks,
         label,
         ("epsilon", "share kept"),
-        ([(tick, f"{tick:g}") for tick in x_ticks], [(tick / 4, f"{25 * tick} %") for tick in range(5)]),
+        ([(tick, f"{tick:g}") for tick in x_ticks], [(tick, f"{100 * tick:.6g} %") for tick in y_ticks]),
         (x, y),
-        f'<polyline class="guide" points="{line}"/>',
+        f'<polyline class="curve" points="{line}"/>',
         ", used here",
+        radius=2,
     )
 
 
@@ -220,6 +224,7 @@ def _scatter(
     scales: tuple[Scale, Scale],
     guide: str = "",
     full: str = ", saturated",
+    radius: int = 4,
 ) -> Markup:
     """Axes, grid, guide and points. Saturated concepts are squares, the others circles, so that colour is not alone.
 
@@ -245,7 +250,7 @@ def _scatter(
             f'<rect class="mark full" x="{px - 3.5:.1f}" y="{py - 3.5:.1f}" width="7" height="7">'
             f"<title>{escape(name)}{full}</title></rect>"
             if saturated
-            else f'<circle class="mark" cx="{px:.1f}" cy="{py:.1f}" r="4"><title>{escape(name)}</title></circle>'
+            else f'<circle class="mark" cx="{px:.1f}" cy="{py:.1f}" r="{radius}"><title>{escape(name)}</title></circle>'
         )
     across, down = (_LEFT + right) / 2, (_TOP + bottom) / 2
     for place, text in (

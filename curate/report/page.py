@@ -137,12 +137,15 @@ class Keeper(_Model):
 
 
 class Duplicate(_Model):
-    """A sample that went because of its keeper. `similarity` is the cosine; `exact` means the same image bytes."""
+    """A sample that went because of its keeper: `exact` means the same image bytes, `similarity` is the cosine of the
+    vectors, `bits` how many bits of the perceptual hashes differ.
+    """
 
     uid: Uid
     key: str
     thumb: DataUri | None = None
     similarity: Annotated[float, Field(ge=-1.01, le=1.01)] | None = None
+    bits: Annotated[int, Field(ge=0, le=64)] | None = None
     exact: bool = False
 
 
@@ -194,10 +197,13 @@ class Threshold(_Model):
 
 
 class Duplicates(_Model):
-    """`count` samples dropped as duplicates, `exact_count` of them byte for byte; a few groups to look at."""
+    """`count` samples dropped as duplicates: `exact_count` by their bytes, `hash_count` by their perceptual hash, the
+    others by their vectors; a few groups to look at.
+    """
 
     count: Count
     exact_count: Count
+    hash_count: Count = 0
     thresholds: tuple[Threshold, ...] = ()
     groups: tuple[DuplicateGroup, ...] = ()
     planted: dict[str, Planted] | None = None

@@ -174,7 +174,7 @@ def unreadable(url: str, err: OSError) -> InputError:
     if code_of(err) == "NoSuchBucket":
         return InputError(f"{url}: there is no such bucket; check its name and the endpoint.")
     if isinstance(err, FileNotFoundError):
-        return InputError(f"{url}: there is no such file; check the path, or remove it from the input.")
+        return InputError(f"{url}: there is no such file; check the path, or take it out of the pipeline file.")
     if isinstance(err, PermissionError):
         remote = "" if split_protocol(url)[0] == "file" else f" ({said(err)})"
         return InputError(f"{url}: permission denied{remote}; check the file's rights or the storage credentials.")

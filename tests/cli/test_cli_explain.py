@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import corpus
 import pytest
 from commands import Cli
 from small_run import TWICE, SmallRun
 
+import curate
 from curate.errors import ExitCode
 
 
@@ -81,3 +84,17 @@ def test_questions_without_an_answer(cli: Cli, small: SmallRun) -> None:
     assert cli("explain", TWICE, small.workspace, "--key", "a0").code == ExitCode.SPEC
     assert cli("explain", TWICE, small.workspace, "--shard", "a.tar").code == ExitCode.SPEC
     assert cli("explain", TWICE, small.root / "shards").code == ExitCode.STORAGE
+
+
+def test_hashes_are_hex_and_columns_fit_long_names(cli: Cli, tmp_path: Path) -> None:
+    corpus.write_good_shards(tmp_path / "in", shards=1, samples=4)
+    stages = ["index", "hash", {"dedup_hash": {"name": "copies-by-perceptual-hash"}}]
+    run = curate.run(
+        {"name": "x", "input": {"shards": f"{tmp_path}/in/*.tar"}, "workspace": f"{tmp_path}/work", "stages": stages},
+        workers=0,
+    )
+    row = run.columns("index", "hash").collect().row(0, named=True)
+    answer = cli("explain", tmp_path / "work", "--key", row["index.key"])
+    assert lines(answer.out)["hash"] == f"phash {row['hash.phash']:016x}, dhash {row['hash.dhash']:016x}"
+    width = len("  copies-by-perceptual-hash-exact ")
+    assert all(line[width - 1] == " " and line[width] != " " for line in answer.out.splitlines()[1:])

@@ -113,3 +113,7 @@ def test_what_is_written_runs(tmp_path: Path, make: Callable[[Path], int]) -> No
         run = curate.run(yaml.safe_load(version), workers=0)
         assert (run.record.status, run.record.rows, run.record.quarantined) == ("done", rows, 0)
         assert run.release is not None
+    # hashes need images; where there are some, copies go before they are embedded
+    names = [step.name for step in run.record.steps]
+    assert ("dedup_hash" in names) == ("embed" in names) == (make is not make_embeddings)
+    assert "embed" not in names or names.index("dedup_hash") < names.index("embed")

@@ -6,6 +6,7 @@ import json
 
 from small_run import small_run
 
+from curate.pipeline.api import line_of
 from curate.pipeline.summary import summarise, summary_lines
 
 
@@ -55,3 +56,14 @@ def test_the_text_holds_what_a_person_needs() -> None:
         "release:",
     ):
         assert phrase in text
+
+
+def test_the_columns_fit_the_longest_name_of_a_step() -> None:
+    small = small_run()
+    summary = summarise(small.run)
+    summary["steps"][2]["name"] = "crops-and-mirrored-copies-similarity"
+    lines = list(summary_lines(summary))[3 : 3 + len(summary["steps"])]
+    ends = {len(line.split("   -")[0].rstrip()) for line in lines}
+    assert ends == {2 + len("crops-and-mirrored-copies-similarity") + 10}
+    told = [line_of(step, 40) for step in small.run.record.steps]
+    assert {line.index(" alive") for line in told} == {2 + 40 + 10}

@@ -147,7 +147,7 @@ def test_zero_quotas_and_equal_values_can_be_drawn() -> None:
 def test_the_curve_falls_with_epsilon_and_marks_the_one_used() -> None:
     curve = [(0.0, 100, 1.0), (0.05, 80, 0.8), (0.1, 25, 0.25)]
     root = parse(charts.kept_curve(curve, 0.05))
-    (line,) = [one for one in root if one.attrib.get("class") == "guide"]
+    (line,) = [one for one in root if one.attrib.get("class") == "curve"]
     drawn = [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
     assert sorted(drawn) == drawn
     assert [y for _, y in drawn] == sorted(y for _, y in drawn)  # down the page
@@ -155,6 +155,13 @@ def test_the_curve_falls_with_epsilon_and_marks_the_one_used() -> None:
     text = ET.tostring(root, "unicode")
     assert "epsilon 0.05: 80 kept, 80.0 %, used here" in text
     assert text.count("used here") == 1
+
+
+@pytest.mark.parametrize(("least", "first"), [(1.0, "95 %"), (0.945, "94 %"), (0.25, "20 %"), (0.0, "0 %")])
+def test_the_axis_of_the_curve_begins_near_its_end(least: float, first: str) -> None:
+    curve = [(0.0, 1000, 1.0), (0.1, round(1000 * least), least)]
+    texts = [one.text for one in parse(charts.kept_curve(curve, 0.1)) if one.attrib.get("text-anchor") == "end"]
+    assert (texts[0], texts[-1]) == (first, "100 %")
 
 
 def test_nothing_to_draw_is_no_markup() -> None:

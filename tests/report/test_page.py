@@ -118,6 +118,16 @@ def test_where_the_line_is_drawn_and_what_may_be_missed() -> None:
         assert said in text, said
 
 
+def test_what_found_the_duplicates_is_said() -> None:
+    pair = DuplicateGroup(keeper=Keeper(uid="a" * 32, key="a"), dropped=(Duplicate(uid="b" * 32, key="b", bits=3),))
+    text = read(render(empty(duplicates=Duplicates(count=158, exact_count=25, hash_count=64, groups=(pair,))))).text
+    assert (
+        "158 samples went because a copy of them stayed: 25 with the same bytes, "
+        "64 with nearly the same perceptual hash, 69 with nearly the same vector." in text
+    )
+    assert "3 of 64 bits differ" in text
+
+
 def test_every_number_of_the_data_is_on_the_page(summary: ReportData) -> None:
     text = read(render(summary)).text
     t = summary.totals
