@@ -192,7 +192,8 @@ def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: Stage
         step.name: step.stage.schema() for step in plan.steps if not isinstance(step.stage, Sink)
     }
     references = resolve_references(plan.steps, name, config)
-    stage = stage_class(config, Context(name, plan.spec.seed, options, references, schema, plan.spec.name))
+    referred = {step.name: step.stage.context.references for step in plan.steps}
+    stage = stage_class(config, Context(name, plan.spec.seed, options, references, schema, plan.spec.name, referred))
     alive = next((s for s in reversed(plan.steps) if s.stage.drops), None)
     step = Step(name, stage, "", alive.name if alive else None, parts=[""] * len(plan.sources))
     plan.steps.append(step)

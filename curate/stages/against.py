@@ -120,7 +120,10 @@ class AgainstStage(Stage[AgainstConfig]):
 
     @property
     def _within(self) -> str | None:
-        return self.context.references["within"] if self._dim else None
+        """None also where the concepts are of other vectors than those compared: they would spare the wrong ones."""
+        within = self.context.references["within"] if self._dim else None
+        clustered = self.context.referred.get(within or "", {}).get("embedding", self._embedding)
+        return within if clustered == self._embedding else None
 
     @property
     def _dim(self) -> int:

@@ -44,6 +44,8 @@ class Context:
     """Earlier step -> its columns, so that names and types are checked before work starts."""
     pipeline: str = "pipeline"
     """Name of the pipeline."""
+    referred: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Earlier step -> its own references."""
 
 
 @dataclass(frozen=True)

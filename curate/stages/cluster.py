@@ -148,6 +148,11 @@ class ClusterStage(Stage[ClusterConfig]):
                 f"{totals.rows:,}; see why with curate status and loosen them"
             )
         concepts, auto = self._concepts(sample, totals)
+        if len(sample) < concepts <= totals.alive and totals.alive > self.config.training_sample:
+            raise SpecError(
+                f"stage {self.context.step} asks for {concepts} concepts but its training sample has only "
+                f"{len(sample)} of the {totals.alive} samples alive there; raise training_sample, or lower concepts"
+            )
         if len(sample) < concepts:
             raise SpecError(
                 f"stage {self.context.step} asks for {concepts} concepts but only {len(sample)} samples "

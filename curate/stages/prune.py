@@ -81,7 +81,7 @@ class PruneStage(Stage[PruneConfig]):
     """
 
     kind = "prune"
-    VERSION = 2
+    VERSION = 3
     Config = PruneConfig
     drops = True
 
@@ -136,6 +136,7 @@ class PruneStage(Stage[PruneConfig]):
         _ = reader.column
         moving = config.which == "middle" and (sharing.balance > 0 or config.cap is not None)
         numbers = [config.keep, *(config.nested or ()), config.cap or 1]
+        levelled = self.context.referred.get(self._tree or "", {}).get("within", reader.within)
         dedup = any("duplicate_of" in columns for columns in self.context.schema.values())
         for wrong, told in (
             (any(value > 1 and value != int(value) for value in numbers), (
@@ -149,6 +150,9 @@ class PruneStage(Stage[PruneConfig]):
                 "allocation: hierarchical needs an earlier hierarchy stage; add one before it")),
             (self._hierarchical and (config.share == "global" or bool(config.balance)), (
                 "allocation: hierarchical shares the budget itself; leave share and balance out")),
+            (self._tree is not None and reader.by_concept and levelled != reader.within, (
+                f"the tree {self._tree} stands on the concepts of {levelled}, not on those of {reader.within}; name "
+                "the same cluster stage in both")),
             (config.tree is not None and not self._hierarchical, (
                 "tree is for allocation: hierarchical; set that too, or leave tree out")),
             (config.repeats > 1 and (not sharing.by_complexity or bool(config.nested)), (
@@ -188,7 +192,9 @@ class PruneStage(Stage[PruneConfig]):
         }
         base = bases[self.config.of]
         values = [*(self.config.nested or ()), self.config.keep]
-        budgets = check_budgets(self.context.step, values, base, self.config.of, there, self.config.repeats)
+        budgets = check_budgets(
+            self.context.step, values, base, self.config.of, there, self.config.repeats, totals.alive
+        )
         names = sorted(values, key=lambda value: number(value, base))
         if names[-1] != self.config.keep:
             raise SpecError(

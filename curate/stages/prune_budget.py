@@ -51,17 +51,23 @@ def number(value: float, base: int) -> int:
     return int(value) if value > 1 else int(Fraction(repr(float(value))) * base)
 
 
-def check_budgets(step: str, values: Sequence[float], base: int, name: str, there: int, repeats: int) -> list[int]:
-    """Samples of each budget, smallest first. Raises SpecError for one that keeps nothing or more than there is."""
+def check_budgets(
+    step: str, values: Sequence[float], base: int, name: str, there: int, repeats: int, alive: int
+) -> list[int]:
+    """Samples of each budget, smallest first. Raises SpecError for one that keeps nothing or more than there is.
+
+    there: samples that can be ranked, of `alive`; the others have no group or no score.
+    """
     out: list[int] = []
+    ranked = "" if there == alive else " with a group and a score"
     for value in sorted(values, key=lambda v: number(v, base)):
         budget = number(value, base)
-        of = f"{base} {name}" if value <= 1 else f"{there} alive"
+        of = f"{base} {name}" if value <= 1 else f"{alive} alive"
         if not 0 < budget <= there * repeats:
             more = f", {repeats} times at most" if repeats > 1 else ""
             raise SpecError(
-                f"stage {step} is to keep {budget} samples (keep {value:g} of {of}) but {there} are alive there{more}; "
-                "lower keep, or choose another base with `of`"
+                f"stage {step} is to keep {budget} samples (keep {value:g} of {of}) but {there} are alive "
+                f"there{ranked}{more}; lower keep, or choose another base with `of`"
             )
         if out and budget <= out[-1]:
             raise SpecError(
@@ -143,6 +149,9 @@ def bounds(
             quota = split(quota, counts)[1]
         return quota, quota
     limit = upper_bounds(counts, budget, sharing.cap)
+    if sharing.balance == 0.0 and sharing.cap is None:
+        # one ranking alone: the runs of all budgets nest as they are, and floors would bend those around the median
+        return np.zeros_like(counts), limit
     return lower_bounds(counts, budget, sharing.balance, at_least=inside, limit=limit), limit
 
 

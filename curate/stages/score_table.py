@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -63,7 +63,6 @@ class ScoreTableStage(Stage[ScoreTableConfig]):
     kind = "score-table"
     VERSION = 1
     Config = ScoreTableConfig
-    depends = "part"
     sees_alive = False
     not_hashed = frozenset({"files", "order", "classes"})
 
@@ -71,6 +70,11 @@ class ScoreTableStage(Stage[ScoreTableConfig]):
     _reading: tables.Reading = tables.Reading("", "")
     _notes: tuple[str, ...] = ()
     _sha256: tuple[str, ...] = ()
+
+    @property
+    def depends(self) -> Literal["all", "part"]:  # type: ignore[override]
+        """Appended parts may bring a label that renumbers the others, where neither list nor width says how many."""
+        return "all" if self._labelled and self._reading.mode == "look" and self._reading.classes is None else "part"
 
     def columns(self) -> dict[str, pl.DataType]:
         """value: the score; entries: rows of the tables that name the sample, 0 for a further sample of one name."""

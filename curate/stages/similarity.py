@@ -20,6 +20,7 @@ from curate.dedup.forest import cross_forest, forest
 from curate.dedup.semantic import cross_similarity, max_similarity, semantic_duplicates
 from curate.engine.exchange import Bucket, Buckets, Records, Worked
 from curate.engine.state import keep
+from curate.errors import SpecError
 from curate.stages.base import Columns, Stage, State, Totals
 from curate.stages.config import Reference, StageConfig
 from curate.stages.keepers import uid_texts
@@ -92,8 +93,15 @@ class SimilarityStage(Stage[SimilarityConfig]):
         return tuple(dict.fromkeys((next(iter(self.context.schema)), self._within, self._embedding, self._order.step)))
 
     def check(self) -> None:
-        """The column of the order must be there."""
+        """The column of the order must be there; concepts of other vectors say nothing of other concepts."""
         _ = self._order
+        clustered = self.context.referred.get(self._within, {}).get("embedding", self._embedding)
+        if clustered != self._embedding and (self.config.probes != 0 or self._audits):
+            raise SpecError(
+                f"stage {self.context.step.removesuffix('-similarity')} compares vectors of {self._embedding}, but "
+                f"{self._within} clustered those of {clustered}, so its concepts do not tell which others can hold a "
+                f"duplicate; cluster {self._embedding} and name that with within, or set probes: 0 and audit: 0"
+            )
 
     @property
     def _within(self) -> str:

@@ -84,6 +84,20 @@ def test_brute_force_drops_the_same(bench: Callable[..., Any], tmp_path: Path, c
     assert set(frame["reason"].drop_nulls()) == {"in_reference"}
 
 
+def test_concepts_of_other_vectors_spare_nothing(bench: Callable[..., Any], tmp_path: Path) -> None:
+    rows, references = corpus_and_references()
+    np.save(tmp_path / "e.npy", references)
+    alone, _ = run(bench, [300], rows, concepts=None, references=[f"{tmp_path}/e.npy"], epsilon=0.01)
+    made = bench(1, 3)
+    made.index([300])
+    made.embed(unit(np.random.default_rng(1).normal(size=(300, DIM))), [300])
+    made.given("other", [pl.DataFrame({"vec_row": pl.Series(range(300), dtype=pl.UInt32)})], "embed", vectors=[rows])
+    made.given("out", [pl.DataFrame({"keep": [row % 50 != 3 for row in range(300)], "reason": ["x"] * 300})])
+    made.stage(ClusterStage, concepts=15, iterations=5, embedding="embed")
+    options = {"references": [f"{tmp_path}/e.npy"], "epsilon": 0.01, "embedding": "other"}
+    assert made.stage(AgainstStage, **options).equals(alone)
+
+
 def test_any_cut_into_parts(bench: Callable[..., Any], tmp_path: Path) -> None:
     rows, references = corpus_and_references()
     np.save(tmp_path / "e.npy", references)

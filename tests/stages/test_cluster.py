@@ -103,6 +103,11 @@ def test_too_few_samples_is_a_sentence_with_the_number(bench: Callable[..., Any]
         run(bench, [5, 3], concepts=9)
 
 
+def test_a_training_sample_that_is_too_small_is_named_as_such(bench: Callable[..., Any]) -> None:
+    with pytest.raises(SpecError, match=r"its training sample has only \d+ of the 90 samples alive there; raise train"):
+        run(bench, [90], concepts=60, training_sample=20)
+
+
 def test_when_nothing_is_alive_it_says_so(bench: Callable[..., Any]) -> None:
     with pytest.raises(InputError, match="no sample is alive before stage cluster: the stages before it dropped all 3"):
         run(bench, [2, 1], drop=[True] * 3, concepts=2)

@@ -10,6 +10,8 @@ from bench import cut
 from numpy.typing import NDArray
 
 from curate.engine import exchange
+from curate.errors import SpecError
+from curate.stages.cluster import ClusterStage
 from curate.stages.dedup import DedupConfig, DedupStage
 from curate.stages.exact import ExactStage
 from curate.stages.similarity import SimilarityConfig, SimilarityStage
@@ -145,3 +147,24 @@ def test_byte_identical_copies_come_before_and_then_the_comparison() -> None:
     assert (similarity, second.name) == (SimilarityStage, "near-similarity")
     assert isinstance(second, SimilarityConfig)
     assert second.epsilon_max == 0.1
+
+
+def test_concepts_of_other_vectors_do_not_tell_where_duplicates_are(bench: Callable[..., Any]) -> None:
+    made = bench(1)
+    made.index([40])
+    rows = np.random.default_rng(0).normal(size=(2, 40, DIM))
+    first, second = (rows / np.linalg.norm(rows, axis=2, keepdims=True)).astype(np.float16)
+    made.embed(first, [40])
+    places = pl.DataFrame({"vec_row": pl.Series(range(40), dtype=pl.UInt32)})
+    made.given("other", [places], kind="embed", vectors=[second])
+    made.stage(ClusterStage, concepts=4, iterations=2, embedding="embed")
+    for options in ({}, {"probes": "all"}, {"probes": 0}):
+        with pytest.raises(SpecError, match="stage dedup compares vectors of other, but cluster clustered those of em"):
+            made.stages(DedupStage, embedding="other", **options)
+        del made.plan.steps[-2:]
+    inside = made.stages(DedupStage, embedding="other", probes=0, audit=0, epsilon=0.3)
+    same = made.frame("cluster")["concept"].to_numpy()
+    cosine = second.astype(np.float64) @ second.astype(np.float64).T
+    near = (cosine > 0.7 + 1e-3) & (same[:, None] == same[None, :]) & ~np.eye(40, dtype=bool)
+    assert near.any()
+    assert not near[np.ix_(inside["keep"].to_numpy(), inside["keep"].to_numpy())].any()

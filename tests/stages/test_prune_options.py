@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from curate.pruning.balance import class_balance
 from curate.pruning.hierarchical import hierarchical_quotas
 from curate.pruning.order import as_int64
 from curate.pruning.select import select, ssp_select
+from curate.stages.cluster import ClusterStage
 from curate.stages.filter import FilterStage
+from curate.stages.hierarchy import HierarchyStage
 from curate.stages.prune import PruneStage
 from curate.store.artifacts import read_artifacts
 from curate.store.uids import hash64
@@ -171,6 +174,36 @@ def test_nested_budgets(options: dict[str, Any], tmp_path: Path) -> None:
     assert frame["budget"].is_null().to_list() == frame["keep"].not_().to_list()
     told = dict(frame.drop_nulls("budget")["budget"].value_counts().iter_rows())
     assert told == {0.1: 24, 0.25: 36, 72.0: 12, 0.5: 48}
+
+
+def test_one_ranking_nests_around_the_median_too(tmp_path: Path) -> None:
+    table = Table(str(tmp_path))
+    options: dict[str, Any] = {"metric": "cluster.distance", "which": "middle"}
+    frame, artifacts = table.run(keep=0.6, nested=[0.55], **options)
+    assert int(frame["keep"].sum()) == 144 == int(artifacts["concepts"]["quota"].sum())
+    assert frame["keep"].to_list() == table.run(keep=0.6, **options)[0]["keep"].to_list()
+    small, _ = table.run(keep=0.55, **options)
+    assert (frame["budget"] == 0.55).fill_null(False).to_list() == small["keep"].to_list()
+
+
+def test_a_tree_stands_on_the_concepts_that_are_shared_out(bench: Callable[..., Any]) -> None:
+    made = bench(1, 3)
+    made.index([60])
+    rows = np.random.default_rng(0).normal(size=(60, 5))
+    made.embed((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16), [60])
+    made.stage(ClusterStage, name="a", concepts=6, iterations=2)
+    made.stage(ClusterStage, name="b", concepts=6, iterations=1)
+    made.stage(HierarchyStage, levels=[2], within="a")
+    with pytest.raises(SpecError, match="the tree hierarchy stands on the concepts of a, not on those of b"):
+        made.stage(PruneStage, keep=20, allocation="hierarchical")
+    made.plan.steps.pop()
+    assert made.stage(PruneStage, keep=20, allocation="hierarchical", within="a")["keep"].sum() == 20
+
+
+def test_what_cannot_be_ranked_is_not_called_dead(tmp_path: Path) -> None:
+    table = Table(str(tmp_path))
+    with pytest.raises(SpecError, match=r"\(keep 1 of 240 alive\) but 224 are alive there with a group and a score"):
+        table.run(keep=1.0, metric="quality", within="all")
 
 
 def test_budgets_of_one_size_are_refused_and_one_alone_is_the_same(tmp_path: Path) -> None:

@@ -150,6 +150,13 @@ def test_forgetting_from_a_long_table_and_from_one_file_an_epoch(tmp_path: Path)
     files = [made.parquet(f"e{e}.parquet", key=made.keys, predicted=predicted[e]) for e in range(6)]
     assert made.run("b", metric="forgetting", predictions=files) == expected
     assert made.artifacts("b")["summary"]["unmatched"] == 0  # type: ignore[index]
+    # labels are numbered by their place among all: a new shard may renumber those of stored parts, unless a list says
+    (tmp_path / "classes.txt").write_text("n0\nn1\nn2\n")
+    listed = str(tmp_path / "classes.txt")
+    assert made.run("listed", metric="forgetting", predictions=files, classes=listed) == expected
+    assert [made.bench.plan.step(f"{name}-table").stage.depends for name in ("a", "b", "listed")] == [
+        "part", "all", "part",
+    ]  # fmt: skip
     twice = pl.DataFrame([*rows, rows[0]], schema=["sample", "epoch", "correct"], orient="row")
     twice.write_csv(tmp_path / "twice.csv")
     with pytest.raises(
