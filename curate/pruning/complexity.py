@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,17 @@ def d_inter(centroids: NDArray[np.float32], l: int = 20) -> NDArray[np.float64]:
         distance = np.rint((1.0 - table[mine] @ table.T) * _EXACT).astype(np.int64)
         distance[mine - start, mine] = np.iinfo(np.int64).max
         nearest = np.partition(distance, near - 1, axis=1)[:, :near]
-        out[mine] = np.maximum(nearest, 0).sum(axis=1) / near / _EXACT
+        out[mine] = row_totals(np.maximum(nearest, 0)) / near / _EXACT
     return out
+
+
+def row_totals(units: NDArray[np.int64]) -> NDArray[Any]:
+    """Sums of rows [n, l] of numbers 0 .. 2^49: int64, exact, up to l = 2^13; beyond, where int64 could overflow,
+    float64 from two exact halves, which also does not depend on the order.
+    """
+    if units.shape[1] <= 2**13:
+        return np.asarray(units.sum(axis=1))
+    return np.asarray((units >> 24).sum(axis=1) * 2.0**24 + (units & (2**24 - 1)).sum(axis=1))
 
 
 def complexity(

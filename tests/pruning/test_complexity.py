@@ -4,7 +4,7 @@ import pytest
 from curate.concepts import assign as concepts_assign
 from curate.concepts.kmeans import unit_on_grid
 from curate.errors import SpecError
-from curate.pruning.complexity import DISTANCE_SCALE, complexity, d_inter, d_intra
+from curate.pruning.complexity import DISTANCE_SCALE, complexity, d_inter, d_intra, row_totals
 
 
 def centroids(k, d, seed=0):
@@ -62,3 +62,10 @@ def test_modes():
         complexity(a, b, "density")
     with pytest.raises(SpecError, match="at least 1"):
         d_inter(centroids(3, 3), 0)
+
+
+def test_totals_of_many_neighbours_do_not_overflow() -> None:
+    rng = np.random.default_rng(0)
+    units = np.concatenate([np.full((1, 40_000), 2**49), rng.integers(0, 2**49, (2, 40_000))])
+    assert row_totals(units).tolist() == [float(sum(row)) for row in units.tolist()]
+    assert row_totals(units[:, :8192]).tolist() == [sum(row) for row in units[:, :8192].tolist()]

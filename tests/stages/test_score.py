@@ -153,7 +153,8 @@ def test_forgetting_from_a_long_table_and_from_one_file_an_epoch(tmp_path: Path)
     # labels are numbered by their place among all: a new shard may renumber those of stored parts, unless a list says
     (tmp_path / "classes.txt").write_text("n0\nn1\nn2\n")
     listed = str(tmp_path / "classes.txt")
-    assert made.run("listed", metric="forgetting", predictions=files, classes=listed) == expected
+    said = [made.parquet(f"n{e}.parquet", key=made.keys, predicted=[f"n{p}" for p in predicted[e]]) for e in range(6)]
+    assert made.run("listed", metric="forgetting", predictions=said, classes=listed) == expected
     assert [made.bench.plan.step(f"{name}-table").stage.depends for name in ("a", "b", "listed")] == [
         "part", "all", "part",
     ]  # fmt: skip
