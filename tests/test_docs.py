@@ -16,6 +16,7 @@ from curate.cli.main import app
 from curate.engine.events import Event
 from curate.errors import ExitCode
 from curate.formats.samples import INDEX_SCHEMA, STATUSES, IndexOptions
+from curate.fractal.specification import Contours, Gates, Ifs, Jitter, Scene, Sinusoids
 from curate.pipeline.runfile import RunFile, StepRecord
 from curate.pipeline.spec import InputSpec, PipelineHead
 from curate.stages import STAGES
@@ -103,10 +104,14 @@ def test_every_page_is_reachable_from_the_readme() -> None:
 
 def values(schema: dict[str, Any]) -> str:
     """What may be given for an option, in words."""
+    if "$ref" in schema:
+        return "mapping of options"
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(said for one in schema["anyOf"] if (said := values(one))))
     if "enum" in schema or "const" in schema:
         return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")])).replace("|", "\\|")
+    if "prefixItems" in schema:
+        return f"two values, each {values(schema['prefixItems'][0])}"
     if schema.get("type") == "array":
         return f"list of {values(schema['items'])}s"
     if schema.get("type") == "object":
@@ -132,6 +137,12 @@ def rows_of(config: type[BaseModel]) -> Iterator[str]:
 def test_every_option_of_every_stage_is_documented(kind: str) -> None:
     told = section(page("stages.md"), kind).splitlines()
     assert [row for row in rows_of(STAGES[kind].Config) if row not in told] == []
+
+
+@pytest.mark.parametrize("model", [Ifs, Gates, Jitter, Contours, Sinusoids, Scene], ids=lambda model: model.__name__)
+def test_every_option_of_a_fractal_is_documented(model: type[BaseModel]) -> None:
+    told = page("fractal.md").splitlines()
+    assert [row for row in rows_of(model) if row not in told] == []
 
 
 @pytest.mark.parametrize(("title", "model"), [("Top level", PipelineHead), ("input", InputSpec)])
@@ -253,18 +264,24 @@ def test_every_command_has_a_page_and_every_page_a_command() -> None:
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_option_of_a_command_is_documented(name: str) -> None:
     told = page(f"commands/{name}.md")
-    for parameter in COMMANDS[name].params:
+    for parameter in parameters_of(name):
         spelled = (
             [*parameter.opts, *parameter.secondary_opts] if parameter.opts[0].startswith("-") else [parameter.name]
         )
         for option in spelled:
             if option not in ("-h", "--help"):
-                assert re.search(rf"`{re.escape(option)}[` ]", told), f"{option} is not in docs/commands/{name}.md"
+                said = re.search(rf"`{re.escape(option)}[` ]", told) or f"`{option.upper()}`" in told
+                assert said, f"{option} is not in docs/commands/{name}.md"
+
+
+def parameters_of(command: str) -> list[Any]:
+    """Of the command and of those below it, such as `curate fractal render`."""
+    below = getattr(COMMANDS[command], "commands", {}).values()
+    return [parameter for one in (COMMANDS[command], *below) for parameter in one.params]
 
 
 def options_of(command: str) -> set[str]:
-    parameters = COMMANDS[command].params
-    return {option for p in parameters for option in [*p.opts, *p.secondary_opts]} | {"-h", "--help"}
+    return {option for p in parameters_of(command) for option in [*p.opts, *p.secondary_opts]} | {"-h", "--help"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -316,4 +333,4 @@ def test_shown_pipelines_are_valid() -> None:
     whole = [code for code in shown if "stages:" in code and "workspace:" in code]
     assert len(whole) >= 2
     for code in whole:
-        assert load(code, registry=registry).spec.stages[0].kind == "index"
+        assert load(code, registry=registry).spec.stages[0].kind in ("index", "fractal")

@@ -79,6 +79,8 @@ def _sentence(step: StepStory, story: Story) -> str:
         return "not judged: an earlier step had dropped it"
     if step.kind == "index":
         return _index(values)
+    if step.kind == "fractal":
+        return _drawn(values, story)
     told = _told(step, story, values, evidence)
     if step.verdict == "made":
         return told or "nothing computed for it"
@@ -145,6 +147,14 @@ def _index(values: dict[str, Any]) -> str:
         told.append(f"sha256 {values['sha256'][:16]}…")
     told.append(f"status {values['status']}")
     return ", ".join(told)
+
+
+def _drawn(values: dict[str, Any], story: Story) -> str:
+    numbers = ", ".join(map(str, values["labels"])) or "none with a label"
+    what = f"{'class' if len(values['labels']) == 1 else 'classes'} {numbers}"
+    made = f"image {values['index']:,} of {what}, {values['format']} {values['width']} x {values['height']}"
+    folder = str(story.release).rpartition("/")[0]
+    return f"{made}, sha256 {values['sha256'][:16]}…; again: curate fractal render {folder} {values['index']}"
 
 
 def _other(other: dict[str, Any]) -> str:

@@ -174,9 +174,14 @@ def _release(console: Console, facts: dict[str, Any]) -> None:
     shards = facts["shards"]
     what = f"{count(facts['samples'], 'sample')} in {count(len(shards), 'shard')}, {size(facts['bytes'])}"
     line(console, clean(f"release {facts['name']}: {what}"), "bold")
-    line(console, f"{facts['input_samples']:,} read = {facts['samples']:,} kept + {facts['dropped_samples']:,} dropped")
-    dropped = [(step, reason, n) for step, reasons in facts["dropped"].items() for reason, n in reasons.items()]
-    columns(console, ("step", "reason", ">dropped"), dropped)
+    if facts["made"] is not None:
+        line(console, clean(facts["made"]))
+    else:
+        kept, dropped = f"{facts['samples']:,} kept", f"{facts['dropped_samples']:,} dropped"
+        line(console, f"{facts['input_samples']:,} read = {kept} + {dropped}")
+    reasons_of = [(step, reason, n) for step, reasons in facts["dropped"].items() for reason, n in reasons.items()]
+    if reasons_of:
+        columns(console, ("step", "reason", ">dropped"), reasons_of)
     line(console, "")
     columns(
         console, ("shard", ">samples", ">size"), [(s["shard"], s["samples"], size(s["bytes"])) for s in shards[:20]]

@@ -12,7 +12,21 @@ from typing import Annotated
 import typer
 
 from curate import __version__
-from curate.cli import clean, explain, init, inspect, output, plan, run, schema, status, submit, verify
+from curate.cli import (
+    clean,
+    evaluate,
+    explain,
+    fractal,
+    init,
+    inspect,
+    output,
+    plan,
+    run,
+    schema,
+    status,
+    submit,
+    verify,
+)
 from curate.errors import CurateError, ExitCode, Terminated
 
 app = typer.Typer(
@@ -33,6 +47,8 @@ app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
 app.command("clean")(clean.clean)
 app.command("schema")(schema.schema)
+app.add_typer(fractal.fractal, name="fractal")
+app.add_typer(evaluate.evaluate, name="evaluate")
 
 
 _STOPPED = "stopped; what is finished is kept, run the same command again to continue"

@@ -25,7 +25,11 @@ def plan(
     console, facts = output.stdout(), outlook["input"]
     rows = f"{'' if facts['rows_known'] else 'about '}{_many(facts['rows'], 'sample')}"
     place = f"{_many(facts['shards'], 'shard')} in {_many(facts['parts'], 'part')}"
-    output.line(console, f"{outlook['name']}: {place}, {output.size(facts['bytes'])}, {rows}")
+    if outlook["makes"] is None:
+        output.line(console, f"{outlook['name']}: {place}, {output.size(facts['bytes'])}, {rows}")
+    else:
+        shards = _many(facts["shards"], "shard")
+        output.line(console, f"{outlook['name']}: makes {facts['rows']:,} {outlook['makes']}, in {shards}")
     output.columns(
         console,
         ("step", "does", ">stored", "a worker needs", ">time", ">writes", ">scratch"),

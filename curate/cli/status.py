@@ -112,6 +112,8 @@ def steps_table(console: Console, found: Status) -> None:
 def _head(found: Status) -> str:
     done = sum(step.status == "done" for step in found.steps)
     where = f"{done} of {len(found.steps)} steps done"
+    if found.state == "done" and found.made:
+        return f"{found.name}: done in {clock(found.seconds)}, {count(found.rows, 'sample')} made"
     if found.state == "done":
         return (
             f"{found.name}: done in {clock(found.seconds)}, {found.alive:,} of {found.rows:,} samples kept, "

@@ -128,7 +128,7 @@ def _check_places(spec: PipelineSpec, upload: bool, here: bool) -> list[str]:
     written = {"workspace": spec.workspace}
     for stage in spec.stages:
         to = getattr(stage.config, "to", None)
-        if stage.kind == "release" and to:
+        if stage.kind in ("release", "fractal") and to:
             written[f"stages.{stage.name}.to"] = to
     local = {option: place for option, place in written.items() if split_protocol(place)[0] == "file"}
     for option, place in local.items():

@@ -1,31 +1,46 @@
 """The chaos game: points of a system's invariant measure counted on a canvas, the same symbols on every machine.
 
-LANES orbits run side by side so that their arithmetic overlaps; each word of 64 random bits draws PER_WORD symbols of
-BITS bits, looked up in a table of 2**BITS entries, so a map is chosen without a branch or a comparison. The maps are
-moved into pixel coordinates beforehand: one step of the orbit is a pixel. Word s of lane l is a hash of
-(key, s * LANES + l): symbols depend on nothing else.
+LANES orbits run side by side. Word s of lane l is the SplitMix64 hash of key + (s * LANES + l + 1) * golden, of 64
+bits; symbol t of its PER_WORD symbols is (word >> (BITS * t)) % RESOLUTION, and a table says which map it means, so
+that a map is chosen without a branch. The maps are moved into pixel coordinates beforehand: one step of the orbit is a
+pixel. Symbols depend on the key alone: the plain loop (`orbit`), the scalar and SIMD kernels and a GPU draw the same.
+
+Lanes start on a warm-up orbit: from the fixed point of the most contracting map, with a key of its own, lane l starts
+at step 16 (l + 1). So all start in the attractor, nearly in its invariant measure, and no points are thrown away.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, uint32, uint64
+from numba import uint64
 from numpy.typing import NDArray
 
 from curate.errors import SpecError
+from curate.fractal import simd
+from curate.fractal.kernels import (
+    BITS,
+    LANES,
+    PER_WORD,
+    RESOLUTION,
+    count_scalar,
+    extent,
+    fill_symbols,
+    in_pixels,
+    in_plane,
+    trace,
+)
 from curate.fractal.systems import System
 
-LANES = 4
-PER_WORD = 5
-BITS = 12
-RESOLUTION = 1 << BITS
-"""Probabilities are whole multiples of 1 / RESOLUTION, see `quantised`."""
-MAX_SIDE = 1 << 14
+__all__ = [
+    "BITS", "LANES", "MAX_SIDE", "PER_WORD", "RESOLUTION", "PixelGame", "View", "bounds", "density", "kernel_name",
+    "lane_starts", "orbit", "pixel_game", "points_drawn", "quantised", "symbols", "words_drawn",
+]  # fmt: skip
 
-_GOLDEN = uint64(0x9E3779B97F4A7C15)
-_MUL_1, _MUL_2 = uint64(0xBF58476D1CE4E5B9), uint64(0x94D049BB133111EB)
+MAX_SIDE = 1 << 14
+_STRAY = 1e6
 
 
 @dataclass(frozen=True)
@@ -39,50 +54,99 @@ class View:
 def quantised(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities [n] rounded to multiples of 1 / RESOLUTION that sum to 1 (largest remainder, ties to the first).
 
-    A map keeps at least one share, so that none vanishes. Raises SpecError for more maps than shares.
+    A map keeps at least one share, so that none vanishes. Raises SpecError for more maps than shares and for
+    probabilities that are negative, not finite or all 0.
     """
     if not 1 <= len(p) <= 256:
         raise SpecError(f"a system has 1 to 256 maps, not {len(p)}.")
-    share = p / p.sum() * RESOLUTION
-    whole = np.maximum(np.floor(share).astype(np.int64), 1)
-    while (rest := RESOLUTION - int(whole.sum())) != 0:
-        able = np.arange(len(whole)) if rest > 0 else np.flatnonzero(whole > 1)
+    total = float(p.sum())
+    if not 0.0 < total < math.inf:
+        raise SpecError(f"the probabilities of a system must have a finite sum above 0, not {total:g}.")
+    share: list[float] = (p / total * RESOLUTION).tolist()  # lists: arrays of three numbers are slower
+    if min(share) < 0.0:
+        raise SpecError("a probability of a system is negative.")
+    whole = [max(int(one), 1) for one in share]
+    while (rest := RESOLUTION - sum(whole)) != 0:
+        able = [k for k in range(len(whole)) if rest > 0 or whole[k] > 1]
         step = 1 if rest > 0 else -1
-        order = able[np.argsort(-step * (share - whole)[able], kind="stable")]
-        whole[order[: abs(rest)]] += step
-    return np.asarray(whole / RESOLUTION, dtype=np.float64)
+        for k in sorted(able, key=lambda k: step * (whole[k] - share[k]))[: abs(rest)]:
+            whole[k] += step
+    return np.array(whole) / RESOLUTION
 
 
 def symbols(p: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Map of each of the RESOLUTION shares, uint8 [RESOLUTION]. p: as `quantised` returns it, else SpecError."""
-    share = p * RESOLUTION
-    if (share != np.rint(share)).any() or int(share.sum()) != RESOLUTION:
-        raise SpecError(f"probabilities must be multiples of 1 / {RESOLUTION} that sum to 1; see quantised().")
-    return np.repeat(np.arange(len(p), dtype=np.uint8), share.astype(np.int64))
+    out = np.empty(RESOLUTION, dtype=np.uint8)
+    _check_shares(fill_symbols(np.ascontiguousarray(p, dtype=np.float64), out))
+    return out
+
+
+def words_drawn(points: int) -> int:
+    """Words that each lane takes for `points` points."""
+    return -(-points // (LANES * PER_WORD))
 
 
 def points_drawn(points: int) -> int:
     """Points that are really drawn: `points` rounded up to whole words of all lanes."""
-    return -(-points // (LANES * PER_WORD)) * LANES * PER_WORD
+    return words_drawn(points) * LANES * PER_WORD
 
 
-def start_of(system: System) -> NDArray[np.float64]:
-    """Where every orbit starts, float64 [2]: the fixed point of the most contracting map, which is in the attractor, so
-    no points are thrown away at the start.
-    """
-    first = int(system.singular_values[:, 0].argmin())
-    linear, shift = system.maps[first, :, :2], system.maps[first, :, 2]
-    return np.asarray(np.linalg.solve(np.eye(2) - linear, shift), dtype=np.float64)
+def lane_starts(system: System, key: int) -> NDArray[np.float64]:
+    """Where the lanes start, float64 [LANES, 2]; the starts themselves are not counted."""
+    return np.asarray(_plane(system, key)[2])
 
 
 def orbit(system: System, points: int, key: int) -> NDArray[np.float64]:
     """Points of the orbits in float64 [points_drawn(points), 2], in the order they are drawn (lanes interleaved).
 
-    Memory: 16 bytes a point. Not for rendering (see `density`): for bounds, dimensions and checks.
+    Memory: 16 bytes a point. Not for rendering (see `density`): for dimensions and checks.
     """
     out = np.empty((points_drawn(points), 2))
-    _orbit(_table(system.maps, start_of(system)), symbols(system.p), uint64(key), len(out) // (LANES * PER_WORD), out)
+    trace(*_plane(system, key), uint64(key), words_drawn(points), out)
     return out
+
+
+def bounds(system: System, key: int, points: int = 4096) -> View:
+    """The view that a pilot orbit of this key fills: its extent, a hair wider, so that all its points lie inside.
+
+    A hair: 1e-5 of the extent on that axis and 1e-6 of the larger one, so that a line has a width too. Another key
+    finds slightly other bounds; a longer pilot wider ones. Raises SpecError when the orbit strays beyond a million
+    times the largest translation: then maps expand, and there is no attractor to show.
+    """
+    low_x, low_y, high_x, high_y = extent(*_plane(system, key), uint64(key), words_drawn(points))
+    reach = max(abs(low_x), abs(high_x), abs(low_y), abs(high_y))
+    if not reach <= _STRAY * max(abs(system.maps[:, :, 2].min()), abs(system.maps[:, :, 2].max())):
+        raise SpecError("the orbit of this system leaves every bound, since its maps expand; use maps that contract.")
+    wide, tall = high_x - low_x, high_y - low_y
+    least = 1e-6 * max(wide, tall) + 1e-9 * reach + 1e-12
+    a, b = 1e-5 * wide + least, 1e-5 * tall + least
+    return View((low_x - a, low_y - b), (high_x + a, high_y + b))
+
+
+@dataclass(frozen=True)
+class PixelGame:
+    """All that a renderer needs, in the coordinates of a canvas: see the top of this file for words and symbols.
+
+    A step is x' = (a x) + ((b y) + e), y' = (c x) + ((d y) + f) in float32, each operation rounded. A point at x with
+    1 <= x < size + 1 lies in row int(x) - 1; y gives the column likewise; all other points are not counted.
+    """
+
+    table: NDArray[np.float32]
+    """[n, 6]: a b e c d f of each map"""
+    symbols: NDArray[np.uint8]
+    """[RESOLUTION], the map of each symbol"""
+    starts: NDArray[np.float32]
+    """[LANES, 2]; not counted themselves"""
+    key: int
+    """Word s of lane l is the hash of key + (s * LANES + l + 1) * golden: word s * LANES + l of randomness.words."""
+
+
+def pixel_game(system: System, view: View, size: int, key: int) -> PixelGame:
+    """The game that `density` plays, for another renderer: it takes words_drawn(points) words of each lane.
+
+    Raises SpecError as `density` does.
+    """
+    return PixelGame(*_pixels(system, view, size, key), key)
 
 
 def density(system: System, view: View, size: int, points: int, key: int) -> NDArray[np.uint32]:
@@ -92,99 +156,45 @@ def density(system: System, view: View, size: int, points: int, key: int) -> NDA
     rounding does not grow; it moves about one point in 20,000 to a neighbouring pixel. Raises SpecError for a canvas
     below 1 or above 16,384 pixels and for an empty view. Memory: the canvas.
     """
+    table, symbol, starts = _pixels(system, view, size, key)
+    flat = np.zeros(size * size + simd.SPARE, dtype=np.uint32)
+    count = count_scalar if len(table) > simd.MOST_MAPS or simd.trouble() else simd.count_avx2
+    count(table, symbol, starts, uint64(key), words_drawn(points), size, flat)
+    return flat[: size * size].reshape(size, size)
+
+
+def kernel_name() -> str:
+    """Which loop `density` uses for systems of up to eight maps: "avx2", or "scalar: " and why. Both draw the same."""
+    why = simd.trouble()
+    return f"scalar: {why}" if why else "avx2"
+
+
+def _plane(system: System, key: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.float64]]:
+    """Table, symbols and starts in the plane."""
+    good, table, symbol, starts = in_plane(*_arrays(system), uint64(key))
+    _check_shares(good)
+    return table, symbol, starts
+
+
+def _pixels(
+    system: System, view: View, size: int, key: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float32]]:
+    """Table, symbols and starts on a canvas."""
     if not 1 <= size <= MAX_SIDE:
         raise SpecError(f"a canvas has 1 to {MAX_SIDE} pixels a side, not {size}.")
-    low, high = np.asarray(view.low), np.asarray(view.high)
-    if not (high > low).all() or not np.isfinite(high - low).all():
+    (low_x, low_y), (high_x, high_y) = view.low, view.high
+    if not (0.0 < high_x - low_x < math.inf and 0.0 < high_y - low_y < math.inf):
         raise SpecError(f"a view from {view.low} to {view.high} shows nothing.")
-    scale = size / (high - low)
-    # x -> (x - low) * scale, so that the integer part of a point is its pixel; one pixel off, because converting to an
-    # integer cuts toward zero and would put points of (-1, 0) into row 0
-    maps = system.maps.copy()
-    maps[:, :, :2] *= scale[:, None] / scale[None, :]
-    maps[:, :, 2] = (
-        scale * (system.maps[:, :, :2] @ low + system.maps[:, :, 2] - low) + 1.0 - maps[:, :, :2].sum(axis=2)
-    )
-    start = (start_of(system) - low) * scale + 1.0
-    canvas = np.zeros((size, size), dtype=np.uint32)
-    table = _table(maps, start).astype(np.float32)
-    _density(table, symbols(system.p), uint64(key), points_drawn(points) // (LANES * PER_WORD), canvas)
-    return canvas
+    good, table, symbol, starts = in_pixels(*_arrays(system), uint64(key), size, low_x, low_y, high_x, high_y)
+    _check_shares(good)
+    return table, symbol, starts
 
 
-def _table(maps: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[n, 8]: a b e, c d f of x' = a x + b y + e, y' = c x + d y + f, and where orbits start."""
-    out = np.empty((len(maps), 8))
-    out[:, :6] = maps.reshape(-1, 6)
-    out[:, 6:] = start
-    return out
+def _arrays(system: System) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Maps and probabilities in the one layout that the kernels are compiled for."""
+    return np.ascontiguousarray(system.maps, dtype=np.float64), np.ascontiguousarray(system.p, dtype=np.float64)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _hash(z):  # type: ignore[no-untyped-def]
-    z = (z ^ (z >> uint64(30))) * _MUL_1
-    z = (z ^ (z >> uint64(27))) * _MUL_2
-    return z ^ (z >> uint64(31))
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _step(table, symbol, x, y):  # type: ignore[no-untyped-def]
-    k = symbol
-    return table[k, 0] * x + (table[k, 1] * y + table[k, 2]), table[k, 3] * x + (table[k, 4] * y + table[k, 5])
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _count(flat, size, x, y):  # type: ignore[no-untyped-def]
-    # after the shift by one pixel a point below 1 is outside; unsigned, everything outside is too large
-    row, column = uint32(np.int32(x)) - uint32(1), uint32(np.int32(y)) - uint32(1)
-    if row < size and column < size:
-        flat[uint64(row) * uint64(size) + uint64(column)] += uint32(1)
-
-
-@njit(cache=True, nogil=True)
-def _density(table, symbol, key, words, canvas):  # type: ignore[no-untyped-def]
-    """Four lanes written out: they are what hides the latency of a step."""
-    flat = canvas.reshape(-1)
-    size = uint32(canvas.shape[0])
-    mask = uint64(RESOLUTION - 1)
-    x0 = x1 = x2 = x3 = table[0, 6]
-    y0 = y1 = y2 = y3 = table[0, 7]
-    counter = key
-    for _ in range(words):
-        counter += _GOLDEN
-        w0 = _hash(counter)
-        counter += _GOLDEN
-        w1 = _hash(counter)
-        counter += _GOLDEN
-        w2 = _hash(counter)
-        counter += _GOLDEN
-        w3 = _hash(counter)
-        for _ in range(PER_WORD):
-            x0, y0 = _step(table, symbol[w0 & mask], x0, y0)
-            x1, y1 = _step(table, symbol[w1 & mask], x1, y1)
-            x2, y2 = _step(table, symbol[w2 & mask], x2, y2)
-            x3, y3 = _step(table, symbol[w3 & mask], x3, y3)
-            w0 >>= uint64(BITS)
-            w1 >>= uint64(BITS)
-            w2 >>= uint64(BITS)
-            w3 >>= uint64(BITS)
-            _count(flat, size, x0, y0)
-            _count(flat, size, x1, y1)
-            _count(flat, size, x2, y2)
-            _count(flat, size, x3, y3)
-
-
-@njit(cache=True, nogil=True)
-def _orbit(table, symbol, key, words, out):  # type: ignore[no-untyped-def]
-    """The same symbols, slowly: lane by lane, so that it says plainly what `_density` does."""
-    mask = uint64(RESOLUTION - 1)
-    for lane in range(LANES):
-        x, y = table[0, 6], table[0, 7]
-        for word in range(words):
-            w = _hash(key + _GOLDEN * uint64(word * LANES + lane + 1))
-            for step in range(PER_WORD):
-                x, y = _step(table, symbol[w & mask], x, y)
-                w >>= uint64(BITS)
-                at = (word * PER_WORD + step) * LANES + lane
-                out[at, 0] = x
-                out[at, 1] = y
+def _check_shares(good: bool) -> None:
+    if not good:
+        raise SpecError(f"probabilities must be multiples of 1 / {RESOLUTION} that sum to 1; see quantised().")

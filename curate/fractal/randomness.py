@@ -8,6 +8,7 @@ once for each word of the address.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MUL_1, _MUL_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_FEW = 12
+"""Up to so many draws Python's integers are faster than numpy's arrays."""
 
 
 def mix(value: int) -> int:
@@ -29,20 +32,32 @@ def key(*address: int | str) -> int:
     value = 0
     for word in address:
         if isinstance(word, str):
+            letters, last = _letters(word)
             value ^= _MUL_1  # text is told from the number of its letters
-            for at, letter in enumerate(word.encode()):
-                value = mix((value + (letter + 257 * (at + 1)) * _GOLDEN) & _MASK)
-            word = len(word)
-        value = mix((value + _GOLDEN + mix((word + _GOLDEN) & _MASK)) & _MASK)
+            for letter in letters:
+                value = (value + letter) & _MASK  # `mix`, written out: a call costs as much as the hash
+                value = ((value ^ (value >> 30)) * _MUL_1) & _MASK
+                value = ((value ^ (value >> 27)) * _MUL_2) & _MASK
+                value ^= value >> 31
+        else:
+            last = mix((word + _GOLDEN) & _MASK)
+        value = mix((value + _GOLDEN + last) & _MASK)
     return value
+
+
+@lru_cache(maxsize=256)
+def _letters(text: str) -> tuple[tuple[int, ...], int]:
+    """What each byte of a text, at its place, adds to a key, and the hash of their number: texts come again."""
+    data = text.encode()
+    letters = tuple((letter + 257 * (at + 1)) * _GOLDEN & _MASK for at, letter in enumerate(data))
+    return letters, mix((len(text) + _GOLDEN) & _MASK)
 
 
 def words(start: int, count: int, first: int = 0) -> NDArray[np.uint64]:
     """Words first..first+count-1 of the stream of a key, uint64 [count]."""
-    with np.errstate(over="ignore"):
-        value = (np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)) + np.uint64(start)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(_MUL_1)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(_MUL_2)
+    value = (np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)) + np.uint64(start)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(_MUL_1)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(_MUL_2)
     return np.asarray(value ^ (value >> np.uint64(31)), dtype=np.uint64)
 
 
@@ -60,19 +75,27 @@ class Draws:
 
     def uniform(self, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
         """float64 [count], uniform in [low, high), multiples of 2**-53 of the width."""
+        if count <= _FEW:
+            return np.array([self.one(low, high) for _ in range(count)], dtype=np.float64)
         raw = words(self.key, count, self._at)
         self._at += count
         return np.asarray(low + (high - low) * ((raw >> np.uint64(11)) * 2.0**-53), dtype=np.float64)
 
     def one(self, low: float = 0.0, high: float = 1.0) -> float:
-        """One such draw."""
-        return float(self.uniform(1, low, high)[0])
+        """One such draw, bit for bit."""
+        return float(low + (high - low) * ((self._word() >> 11) * 2.0**-53))
 
     def below(self, n: int) -> int:
         """An integer in 0..n-1; the bias is below n / 2**64."""
-        raw = int(words(self.key, 1, self._at)[0])
-        self._at += 1
-        return (raw * n) >> 64
+        return (self._word() * n) >> 64
+
+    def _word(self) -> int:
+        """The next word of `words`, with `mix` written out."""
+        self._at = at = self._at + 1
+        value = (self.key + at * _GOLDEN) & _MASK
+        value = ((value ^ (value >> 30)) * _MUL_1) & _MASK
+        value = ((value ^ (value >> 27)) * _MUL_2) & _MASK
+        return value ^ (value >> 31)
 
     def permutation(self, n: int) -> NDArray[np.int64]:
         """A uniform order of 0..n-1, int64 [n] (ties of 64-bit draws go to the smaller number)."""

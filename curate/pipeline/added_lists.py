@@ -26,6 +26,11 @@ def with_lists(loaded: Loaded, allow: Sequence[str], deny: Sequence[str]) -> Loa
     at = next((n for n, entry in enumerate(stages) if issubclass(registry()[entry.kind], Sink)), None)
     if at is None:
         raise SpecError("--allow and --deny rebuild a release, and this pipeline writes none; add - release at its end")
+    if registry()[stages[at].kind].Config.makes_samples:
+        raise SpecError(
+            f"--allow and --deny leave samples out, and {stages[at].name} makes all of its own; give them to a second "
+            "pipeline that reads its shards"
+        )
     taken = {entry.name for entry in stages}
     name = next(n for n in (ListsStage.kind, *(f"{ListsStage.kind}_{i}" for i in range(2, 1000))) if n not in taken)
     options = {"name": name} | {role: list(files) for role, files in (("allow", allow), ("deny", deny)) if files}

@@ -35,6 +35,7 @@ from curate.pipeline.vectors import Vectors
 from curate.stages import configs
 from curate.stages.cluster import ClusterStage
 from curate.stages.embed import EmbedStage
+from curate.stages.sink import Source as SourceStage
 from curate.store.groups import Group
 from curate.store.workspace import Workspace
 
@@ -163,7 +164,7 @@ def _run(
                 group=step.group if step.stage.columns() or step.stage.drops else None,
                 whole=step.whole,
                 quarantines=step.stage.quarantines,
-                parts=len(step.parts),
+                parts=step.stage.outlook().shards if isinstance(step.stage, SourceStage) else len(step.parts),
                 facts=step.stage.facts(),
             )
             for step in plan.steps
@@ -182,7 +183,7 @@ def _run(
                 _note(record, entry, result, executor)
                 events.emit("step", step=step.name, seconds=entry.seconds, reused_parts=entry.reused_parts)
                 record.write(workspace)
-                reporter.say(line_of(entry, width))
+                reporter.say(line_of(entry, width, "made" if record.made else "alive"))
                 if not record.rows:
                     raise InputError(_nothing(record))
         record.status = "done"
@@ -250,14 +251,14 @@ def _nothing(record: RunFile) -> str:
     return f"{said} Check input in {record.source}."
 
 
-def line_of(entry: StepRecord, width: int) -> str:
+def line_of(entry: StepRecord, width: int, what: str = "alive") -> str:
     """One line about a finished step; reasons come in the summary. `width`: of the longest step name of the run."""
     before, after = entry.rows_before or 0, entry.rows_after or 0
     gone = f"-{before - after:,}" if before != after else ""
     reused = f"   stored before: {entry.reused_parts} of {entry.parts}" if entry.reused_parts else ""
     taken = entry.facts.get("rows_taken_over")
     taken = f"   taken over: {taken:,} rows" if taken else ""
-    return f"  {entry.name:<{width}}{after:>10,} alive {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
+    return f"  {entry.name:<{width}}{after:>10,} {what} {gone:>9}   {entry.seconds:6.1f} s{reused}{taken}"
 
 
 def open_run(workspace: str) -> Run:

@@ -30,7 +30,8 @@ _RUN = re.compile(r"[0-9a-f]{12}\.json\Z")
 _EVENTS = re.compile(r"(.+)-\d{5,}\.jsonl\Z")
 _TEMPORARY = re.compile(r"\.(.+\.[0-9a-f]{8}\.tmp|probe-[0-9a-f]{8})\Z")
 _RELEASE = re.compile(
-    r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|manifest|subset)\.json|(sample_ids|subset)\.npy)\Z"
+    r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|manifest|subset|specification)\.json|(sample_ids|subset)\.npy"
+    r"|systems\.parquet|README\.md)\Z"
 )
 _RELEASE_TABLES = ("samples.parquet", "dropped.parquet")
 _EMBEDDINGS = re.compile(

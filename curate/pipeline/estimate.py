@@ -13,7 +13,7 @@ from curate.formats.datacomp_metadata import rows_about
 from curate.pipeline.plan import Plan, Step
 from curate.pipeline.runfile import read_run
 from curate.report.page import size
-from curate.stages.sink import Sink
+from curate.stages.sink import Outlook, Sink, Source
 from curate.store.columns import part_file
 
 BYTES_PER_SAMPLE = 60_000
@@ -48,12 +48,13 @@ def estimate(plan: Plan) -> dict[str, Any]:
         "name": plan.spec.name,
         "workspace": plan.workspace.url,
         "input": {
-            "shards": plan.total_shards,
+            "shards": plan.total_shards or sum(step["parts"] for step in steps),
             "parts": len(plan.sources),
             "bytes": plan.nbytes,
             "rows": rows,
             "rows_known": known,
         },
+        "makes": made.what if (made := _made(plan)) is not None else None,
         "workers": workers,
         "steps": steps,
         "seconds": round(seconds, 1),
@@ -65,6 +66,8 @@ def estimate(plan: Plan) -> dict[str, Any]:
 
 
 def _rows(plan: Plan) -> tuple[int, bool]:
+    if (made := _made(plan)) is not None:
+        return made.samples, True
     if plan.sources and plan.sources[0].kind == "folder":
         return sum(len(source.files) for source in plan.sources), True
     index = plan.steps[0]
@@ -79,6 +82,12 @@ def _rows(plan: Plan) -> tuple[int, bool]:
         return sum(rows_about(shard) for shard in shards), False
     bare = bool(plan.sources) and plan.sources[0].kind == "embeddings"
     return max(len(plan.sources), plan.nbytes // (BYTES_PER_ROW if bare else BYTES_PER_SAMPLE)), False
+
+
+def _made(plan: Plan) -> Outlook | None:
+    """What the plan makes of nothing; None where it reads an input."""
+    stage = plan.steps[0].stage
+    return stage.outlook() if isinstance(stage, Source) else None
 
 
 def _measured(plan: Plan) -> dict[str, float]:
@@ -162,10 +171,14 @@ def _probes(step: Step, rows: int, concepts: int) -> float:
 
 def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | None) -> dict[str, Any]:
     listing = plan.workspace.listing(step.folder)
-    parts = len(step.parts)
+    parts, made = len(step.parts), _made(plan)
     if isinstance(step.stage, Sink):
         finished = f"finished.{step.whole}.json" in listing
+        if made is not None:
+            parts = made.shards
         stored = parts if finished else 0
+        if made is not None and not finished:
+            stored = sum(name.startswith("shard-") and name.endswith(f".{step.whole}.json") for name in listing)
     else:
         stored = sum(part_file(i, fp) in listing for i, fp in enumerate(step.parts))
     left = 1 - stored / max(parts, 1)
@@ -176,6 +189,8 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
     at_once = max(1, min(workers, parts))
     clusters = [s for s in plan.steps if s.kind == "cluster"]
     seconds = left * (rows / measured if measured else _seconds(step, rows, at_once, clusters))
+    if made is not None and not measured:
+        seconds = left * made.seconds / at_once
     vectors = rows * 2 * DIM
     bare = bool(plan.sources) and plan.sources[0].kind in ("embeddings", "datacomp")
     nbytes = {
@@ -184,6 +199,7 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
         "write_embeddings": plan.nbytes if bare else vectors,
         "release": rows * 60 if bare else plan.nbytes,
     }.get(step.kind, rows * _COLUMN_BYTES.get(step.kind, 12))
+    nbytes = nbytes if made is None else made.nbytes
     scratch = {"cluster": min(rows, 1_000_000) * 2 * DIM}.get(step.kind, rows * _SCRATCH.get(step.kind, 0))
     if step.kind == "dedup-similarity":
         scratch = int((vectors + rows * 60) * (1 + _probes(step, rows, _concepts(step, rows, clusters))))
@@ -211,6 +227,8 @@ def _packaged(step: Step) -> bool:
 
 def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
     """Orders of stages that make no sense, and guesses worth knowing."""
+    if (made := _made(plan)) is not None:
+        return list(made.warnings)
     found: list[str] = []
     kinds = [(step.name, step.kind) for step in plan.steps]
     names = [kind for _, kind in kinds]

@@ -21,7 +21,7 @@ from curate.pipeline.plan import Plan, Step, layer
 from curate.pipeline.reporting import Reporter
 from curate.stages.base import Stage, Totals
 from curate.stages.part import Twin
-from curate.stages.sink import Lost, Sink
+from curate.stages.sink import Lost, Sink, Source
 from curate.store.artifacts import marker
 from curate.store.columns import PartEntry, part_file
 from curate.store.contents import write_contents
@@ -68,6 +68,8 @@ class Executor:
         """Bring one step to its end, whatever of it is stored already."""
         start = time.monotonic()
         result = self._sink(step, start) if isinstance(step.stage, Sink) else self._group(step, start)
+        if isinstance(step.stage, Source):
+            self.rows = int(result.sink["samples"])
         if result.group is not None:
             if not self.rows:
                 self.rows = result.group.rows
@@ -280,6 +282,8 @@ class Executor:
                 yield finished.result
 
     def _rows_of(self, item: Any) -> int:
+        if isinstance(item, jobs.UnitItem):
+            return item.unit.samples
         return int(np.sum([self.alive_parts[p.index] for p in item.parts])) if isinstance(item, jobs.Parts) else 0
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -17,10 +17,12 @@ from curate.engine.exchange import Buckets
 from curate.errors import CurateError, InputError
 from curate.formats.sources import PartSource
 from curate.pipeline.api import Run
+from curate.pipeline.explain_made import explain_made
 from curate.pipeline.load import load
 from curate.pipeline.plan import input_sources
 from curate.pipeline.retries import read_retries
 from curate.pipeline.runfile import StepRecord
+from curate.pipeline.stories import Other, StepStory, Story, Verdict
 from curate.stages import configs
 from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS, Layout
 from curate.stages.uids import PREFIXES
@@ -31,58 +33,13 @@ from curate.store.groups import Group
 from curate.store.uids import format_uid, parse_uid
 from curate.store.workspace import Workspace
 
+__all__ = ["Other", "StepStory", "Story", "explain"]
+
 RANKED_ROWS = 5_000_000
 """Up to this many samples the rank within a concept is looked up: two columns of all rows."""
 MOST = 20
 """Samples told at most when a key stands for many."""
 _BOOKKEEPING = ("keep", "reason", "alive")
-
-Verdict = Literal["made", "kept", "dropped", "not judged", "not run yet"]
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another sample that is part of the story: its uid and, when it can be found, where it is."""
-
-    uid: str
-    key: str | None = None
-    shard: str | None = None
-
-
-@dataclass(frozen=True)
-class StepStory:
-    """What one step did with the sample. `values`: its columns; `evidence`: what explains the verdict."""
-
-    step: str
-    kind: str
-    verdict: Verdict
-    reason: str | None = None
-    values: dict[str, Any] = field(default_factory=dict)
-    evidence: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Story:
-    """One row of the run's table. Samples that share a uid have a story each."""
-
-    uid: str
-    key: str
-    shard: str
-    part: int
-    row: int
-    members: list[dict[str, Any]]
-    status: str
-    detail: str | None
-    alive: bool
-    steps: list[StepStory]
-    release: str | None
-    """URL of the shard of the release that holds it."""
-    released_as: str | None
-    """Name of its members there, without extensions."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def explain(run: Run, *, uid: str | None = None, key: str | None = None, shard: str | None = None) -> list[Story]:
@@ -91,6 +48,8 @@ def explain(run: Run, *, uid: str | None = None, key: str | None = None, shard: 
     uid: 32 hex digits; key and shard as they are in the input. Raises InputError when there is none, or when the run
     has not come far enough. Memory: the columns of one part at a time; a uid reads one row group of the uid table.
     """
+    if run.record.made:
+        return explain_made(run, uid=uid, key=key, shard=shard)
     teller = _Teller(run)
     if uid is not None:
         hi, lo = parse_uid(uid)

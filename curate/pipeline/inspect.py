@@ -26,10 +26,11 @@ from curate.formats.samples import IndexOptions
 from curate.formats.sources import PartSource, ShardInfo
 from curate.formats.tar import TarScan
 from curate.pipeline.status import read_status
+from curate.stages.fractal import SPECIFICATION
 from curate.store import urls
 from curate.store.columns import PartMeta, parse_meta, part_file, read_columns, read_vectors
 from curate.store.groups import Group, group_file, read_group
-from curate.store.manifest import read_manifest
+from curate.store.manifest import Manifest, read_manifest
 from curate.store.workspace import Workspace
 
 COUNTED_PARTS = 1_000
@@ -247,12 +248,26 @@ def _release(here: Workspace, rows: int) -> dict[str, Any]:
         "samples": manifest.samples,
         "dropped_samples": manifest.dropped_samples,
         "dropped": manifest.dropped,
+        "made": _made(here, manifest),
         "shards": shards,
         "files": len(manifest.files) + 1,
         "bytes": sum(file.bytes for file in manifest.files.values()),
         "columns": table["columns"],
         "first": table["first"],
     }
+
+
+def _made(here: Workspace, manifest: Manifest) -> str | None:
+    """What a release that was drawn from a specification says of it; None for all others."""
+    if SPECIFICATION not in manifest.files:
+        return None
+    told = json.loads(here.read(SPECIFICATION))
+    options, seed = told.get("options", {}), told.get("seed")
+    family = next((name for name in ("ifs", "contours", "sinusoids") if options.get(name) is not None), "fractals")
+    return (
+        f"made from {SPECIFICATION}: {manifest.samples:,} of {options.get('images', 0):,} images of "
+        f"{options.get('classes', 0):,} classes ({family}), seed {seed}"
+    )
 
 
 # --- tables and arrays ----------------------------------------------------------------------------------------------

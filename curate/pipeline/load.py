@@ -105,6 +105,8 @@ class _Checker:
         self.labels: dict[int, str] = {}
         self.unusable: set[str] = set()
         """Names of stages that are wrong as a whole; what refers to them is not reported again."""
+        self.kinds: list[str] = []
+        """Kinds of the stages as given, known or not."""
 
     def check(self) -> PipelineSpec | None:
         """Return the specification, or None after adding findings."""
@@ -127,6 +129,7 @@ class _Checker:
             self._references(stages, names, position)
         configs = [self._model(self.registry[stage.kind], stage.options, stage.path) for stage in stages]
         head = self._model(PipelineHead, {key: tree[key] for key in tree if key != "stages"}, ())
+        self._sources(tree, stages)
         if head is None or self.findings:
             return None
         entries = []
@@ -161,6 +164,7 @@ class _Checker:
                 continue
             kind, options = next(iter(entry.items()))
             self.labels[index] = kind
+            self.kinds.append(kind)
             if kind not in self.registry or (options is not None and not isinstance(options, dict)):
                 given = options.get("name") if isinstance(options, dict) else None
                 self.unusable.add(given if isinstance(given, str) else kind)
@@ -173,6 +177,28 @@ class _Checker:
             else:
                 stages.append(_Stage(index, kind, options or {}))
         return stages
+
+    def _sources(self, tree: dict[str, Any], stages: list[_Stage]) -> None:
+        """A stage that makes its samples stands alone and without an input; all others need one."""
+        source = next((stage for stage in stages if self.registry[stage.kind].makes_samples), None)
+        if source is None:
+            close = [kind if kind in self.registry else nearest(kind, self.registry) for kind in self.kinds]
+            meant = any(self.registry[kind].makes_samples for kind in close if kind is not None)
+            if tree.get("input") is None and not meant:
+                message = "must be a mapping of options" if "input" in tree else "this option is required and missing"
+                self.findings.append(Finding(("input",), message, None, False))
+            return
+        if tree.get("input") is not None:
+            message = f"{source.kind} makes its samples and reads none; take input: out"
+            self.findings.append(Finding(("input",), message, None, False))
+        to = source.options.get("to")
+        shards = f"{to if isinstance(to, str) else f'<folder of {source.kind}>'}/*.tar"
+        if len(tree["stages"]) > 1:
+            message = (
+                f"{source.kind} stands alone in its pipeline; other stages go into a second one, which reads what this "
+                f'one writes with input: {{shards: "{shards}"}}'
+            )
+            self.findings.append(Finding(source.path, message, None, False))
 
     def _names(self, stages: list[_Stage], names: list[str]) -> None:
         first: dict[str, _Stage] = {}

@@ -96,7 +96,7 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """Names this plan: same input, same options, same results."""
-        return combine(step.group for step in self.steps)
+        return combine(step.group if self.sources else step.whole for step in self.steps)
 
     @property
     def nbytes(self) -> int:
@@ -133,12 +133,17 @@ def make_plan(
     workspace = Workspace(spec.workspace)
     sources, total = input_sources(spec, limit_shards)
     options = input_options(spec, sources)
+    if spec.input is None and sample is not None:
+        raise SpecError(
+            f"--sample takes a share of an input, and {spec.stages[0].name} makes its samples; for a look at the first "
+            "ones use --limit-shards 1"
+        )
     plan = Plan(spec, workspace, sources, [], total, read_retries(workspace))
     failures: list[tuple[int, str, CurateError]] = []
     for number, entry in enumerate(spec.stages):
         for name, stage_class, config in _expanded(entry, sample):
             try:
-                add_step(plan, name, stage_class, config, options)
+                add_step(plan, name, stage_class, config, options, limit_shards)
             except (SpecError, ModelError) as error:
                 failures.append((number, entry.kind, error))
     if failures:
@@ -176,7 +181,14 @@ def _problems(
     return problems
 
 
-def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: StageConfig, options: IndexOptions) -> None:
+def add_step(
+    plan: Plan,
+    name: str,
+    stage_class: type[Stage[Any]],
+    config: StageConfig,
+    options: IndexOptions,
+    limit_shards: int | None = None,
+) -> None:
     """Append a step with its fingerprints to the plan. Raises SpecError or ModelError; a step whose check fails is
     appended all the same, so that later steps can be checked too.
     """
@@ -193,7 +205,9 @@ def add_step(plan: Plan, name: str, stage_class: type[Stage[Any]], config: Stage
     }
     references = resolve_references(plan.steps, name, config)
     referred = {step.name: step.stage.context.references for step in plan.steps}
-    stage = stage_class(config, Context(name, plan.spec.seed, options, references, schema, plan.spec.name, referred))
+    limit = limit_shards if plan.spec.input is None else None
+    context = Context(name, plan.spec.seed, options, references, schema, plan.spec.name, referred, limit)
+    stage = stage_class(config, context)
     alive = next((s for s in reversed(plan.steps) if s.stage.drops), None)
     step = Step(name, stage, "", alive.name if alive else None, parts=[""] * len(plan.sources))
     plan.steps.append(step)
@@ -270,9 +284,11 @@ def resolve_references(steps: Sequence[Step], name: str, config: StageConfig) ->
 def input_options(spec: PipelineSpec, sources: Sequence[PartSource]) -> IndexOptions:
     """What the index needs to know of the input."""
     given = spec.input
+    if given is None:
+        return IndexOptions(input_name=spec.name)
     ready = FIELDS if given.datacomp is not None else {}
     return IndexOptions(
-        input_name=spec.input.name or _folder_name(sources) or spec.name,
+        input_name=given.name or _folder_name(sources) or spec.name,
         image_exts=given.image_extensions,
         caption_ext=given.caption or (CAPTION if given.datacomp is not None else None),
         caption_required=given.caption is not None and given.caption_required,
@@ -298,8 +314,12 @@ def _folder_name(sources: Sequence[PartSource]) -> str | None:
 
 
 def input_sources(spec: PipelineSpec, limit: int | None) -> tuple[list[PartSource], int]:
-    """The parts of the input, of its first `limit` shards if given, and the number of shards there are in all."""
+    """The parts of the input, of its first `limit` shards if given, and the number of shards there are in all; none
+    where the first stage makes its samples.
+    """
     given = spec.input
+    if given is None:
+        return [], 0
     if given.folder is not None:
         parts = list(list_folder(given.folder, given.image_extensions, given.files_per_part).parts)
         return (parts if limit is None else parts[:limit]), len(parts)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from curate.engine.events import Event
+from curate.fractal.specification import Specification
 from curate.pipeline.runfile import RunFile
 from curate.pipeline.schemas import check_schemas, json_schema, pipeline_schema, write_schemas
 from curate.stages import STAGES
@@ -24,6 +25,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "group": Group,
     "manifest": Manifest,
     "shard-stats": ShardStats,
+    "fractal-specification": Specification,
 }
 
 

@@ -17,7 +17,19 @@ from curate.store.records import parse_record
 from curate.store.workspace import Workspace
 
 SCHEMA_VERSION: Literal[1] = 1
-_PACKAGES = ("curate", "ray", "torch", "open_clip_torch", "timm", "faiss-gpu", "faiss-cpu", "polars", "numpy", "pillow")
+_PACKAGES = (
+    "curate",
+    "ray",
+    "torch",
+    "open_clip_torch",
+    "timm",
+    "faiss-gpu",
+    "faiss-cpu",
+    "polars",
+    "numpy",
+    "numba",
+    "pillow",
+)
 
 
 class StepRecord(BaseModel):
@@ -82,6 +94,11 @@ class RunFile(BaseModel):
     notes: list[dict[str, Any]] = Field(default_factory=list, description="broken shards and the like")
     retried: Retried | None = Field(default=None, description="what came of --retry-failed")
     steps: list[StepRecord] = Field(default_factory=list)
+
+    @property
+    def made(self) -> bool:
+        """Whether the run reads no input and makes its samples: its first step has no columns."""
+        return bool(self.steps) and self.steps[0].group is None
 
     def step(self, name: str) -> StepRecord:
         """A step by name. Raises StorageError with the names there are."""

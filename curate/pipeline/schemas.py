@@ -53,7 +53,10 @@ def pipeline_schema(registry: Mapping[str, type[StageConfig]]) -> Schema:
         "items": {"oneOf": forms},
         "description": "The stages, in the order in which they run.",
     }
-    head["required"] = [*head.get("required", []), "stages"]
+    sources = [kind for kind, config in registry.items() if config.makes_samples]
+    head["required"] = [*head.get("required", []), *([] if sources else ["input"]), "stages"]
+    if sources:
+        head |= _with_or_without_input(sources, bare)
     for schema in [head, *definitions.values()]:
         _allow_variables(schema)
     definitions[_PLACEHOLDER] = {**_VARIABLE, "description": "The variable NAME of the environment, or a default."}
@@ -114,6 +117,18 @@ def _model(model: type[BaseModel], definitions: Schema) -> Schema:
         if definitions.setdefault(name, definition) != definition:
             raise SpecError(f"two models in the options of stages are called {name}; rename one of them")
     return schema
+
+
+def _with_or_without_input(sources: list[str], bare: list[str]) -> Schema:
+    """An input is required, but there is none where the first stage makes its samples."""
+    made: list[Schema] = [{"type": "object", "required": [kind]} for kind in sources]
+    if names := [kind for kind in sources if kind in bare]:
+        made.append({"enum": names})
+    return {
+        "if": {"properties": {"stages": {"prefixItems": [{"anyOf": made}]}}, "required": ["stages"]},
+        "then": {"properties": {"input": {"type": "null"}}},
+        "else": {"required": ["input"]},
+    }
 
 
 def _required(config: type[StageConfig]) -> bool:

@@ -168,7 +168,9 @@ class PipelineHead(StrictModel):
     version: Literal[1] = Field(1, description="Version of the pipeline file format.")
     name: Slug = Field(description="Name of the pipeline.")
     description: str | None = Field(None, description="What the pipeline is for.")
-    input: InputSpec
+    input: InputSpec | None = Field(
+        None, description="What to read; required, but not with a stage that makes its samples."
+    )
     workspace: Location = Field(description="Folder of the run: a path or any fsspec URL.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of every random choice.")
 

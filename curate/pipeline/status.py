@@ -73,6 +73,8 @@ class Status:
     quarantined: int
     release: str | None
     notes: list[dict[str, Any]]
+    made: bool = False
+    """Whether the run makes its samples instead of reading an input."""
     steps: list[StepStatus] = field(default_factory=list)
 
     @property
@@ -104,7 +106,8 @@ def read_status(workspace: Workspace, now: float | None = None, seen: dict[str, 
         # run.json is written when a step ends, so the first open step of a live run is the one at work
         if how in ("waiting", "running") and step.name == first_open and state != "done":
             how = {"running": "running", "silent": "stopped"}.get(state, state)
-        steps.append(_step(workspace, step, how, [e for e in events if e.get("step") == step.name]))
+        own = [event for event in events if event.get("step") == step.name]
+        steps.append(_step(workspace, step, how, own, record.made))
     return Status(
         name=record.name,
         workspace=workspace.url,
@@ -117,6 +120,7 @@ def read_status(workspace: Workspace, now: float | None = None, seen: dict[str, 
         silent_seconds=silent,
         rows=record.rows,
         alive=record.alive,
+        made=record.made,
         quarantined=record.quarantined,
         release=_release(record),
         notes=record.notes,
@@ -151,7 +155,7 @@ def _longest_gap(events: Sequence[Event]) -> float:
     return max((after - before for before, after in pairwise(times)), default=0.0)
 
 
-def _step(workspace: Workspace, step: StepRecord, how: Any, events: Sequence[Event]) -> StepStatus:
+def _step(workspace: Workspace, step: StepRecord, how: Any, events: Sequence[Event], made: bool) -> StepStatus:
     phase: dict[str, Any] = {}
     if how in ("running", "stopped", "failed", "interrupted"):
         phase = _phase(events)
@@ -165,7 +169,7 @@ def _step(workspace: Workspace, step: StepRecord, how: Any, events: Sequence[Eve
         kind=step.kind,
         status=how,
         parts=step.parts,
-        parts_stored=_stored(workspace, step, how),
+        parts_stored=_stored(workspace, step, how, "shard" if made else "dropped"),
         reused_parts=step.reused_parts,
         rows_before=step.rows_before,
         alive=step.rows_after,
@@ -176,16 +180,16 @@ def _step(workspace: Workspace, step: StepRecord, how: Any, events: Sequence[Eve
     )
 
 
-def _stored(workspace: Workspace, step: StepRecord, how: str) -> int:
-    """Parts there: of a finished group exactly its own, else the part numbers that any configuration left."""
+def _stored(workspace: Workspace, step: StepRecord, how: str, unit: str) -> int:
+    """Parts there: of a finished group exactly its own, else the part numbers that any configuration left. unit: what
+    is counted of a sink.
+    """
     names = workspace.listing(step.folder)
     if step.group is None:
         if how == "done":
             return step.parts
-        # a sink has no parts of its own; one table of dropped samples a part says how far it is
-        return sum(
-            bool(match and match[1] == "dropped" and match[2] == step.whole) for match in map(_UNIT.match, names)
-        )
+        # a sink has no parts of its own; one table of dropped samples a part says how far it is, or one shard a unit
+        return sum(bool(match and match[1] == unit and match[2] == step.whole) for match in map(_UNIT.match, names))
     if how == "done" and group_file(step.group) in names:
         group = read_group(workspace, step.folder, step.group)
         return sum(part_file(part.part, part.fingerprint) in names for part in group.parts)

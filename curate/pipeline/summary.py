@@ -29,6 +29,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "name": record.name,
         "workspace": run.workspace.url,
         "status": record.status,
+        "made": record.made,
         "rows": record.rows,
         "alive": record.alive,
         "dropped": dropped,
@@ -159,13 +160,20 @@ def _concepts(run: Run) -> dict[str, Any] | None:
     }
 
 
-def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
-    """The summary as text, a line at a time."""
-    yield ""
-    yield (
+def _balance(summary: dict[str, Any]) -> str:
+    return (
         f"{summary['name']}: {summary['rows']:,} samples in = {summary['alive']:,} kept "
         f"+ {summary['dropped']:,} dropped + {summary['quarantined']:,} quarantined, in {duration(summary['seconds'])}"
     )
+
+
+def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """The summary as text, a line at a time."""
+    yield ""
+    if summary["made"]:
+        yield f"{summary['name']}: {summary['rows']:,} samples made in {duration(summary['seconds'])}"
+    else:
+        yield _balance(summary)
     yield ""
     width = max(len(step["name"]) for step in summary["steps"])
     for step in summary["steps"]:
@@ -218,7 +226,8 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
             yield f"  {row['shard']} {row['key']}: {row['status']}{', ' + row['detail'] if row['detail'] else ''}"
     yield ""
     if release := summary["release"]:
-        facts = f"{release['samples']:,} samples, {release['shards']} shards, {size(release['bytes'])}"
+        shards = "1 shard" if release["shards"] == 1 else f"{release['shards']:,} shards"
+        facts = f"{release['samples']:,} samples, {shards}, {size(release['bytes'])}"
         yield f"release:  {release['url']}  ({facts})"
     for folder in summary["embeddings"]:
         facts = f"{folder['rows']:,} rows of {folder['dim']:,} numbers, {size(folder['bytes'])}"

@@ -24,6 +24,7 @@ from curate.errors import InputError
 from curate.formats.datacomp import open_subset
 from curate.formats.tar import Member, TarScan, check_name, printable, split_name
 from curate.pipeline.hashing import Hashing
+from curate.stages.fractal import CARD, SPECIFICATION, SYSTEMS
 from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS
 from curate.store.manifest import Manifest, read_manifest
 from curate.store.workspace import Workspace
@@ -31,7 +32,7 @@ from curate.store.workspace import Workspace
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"(\d{5,})\.tar\Z")
 _KNOWN = re.compile(
-    r"(\d{5,}\.tar|\d{5,}_stats\.json|sizes\.json|classes\.json|sample_ids\.npy|"
+    r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|specification)\.json|sample_ids\.npy|systems\.parquet|README\.md|"
     r"(samples|dropped)\.parquet/\d{5,}\.parquet)\Z"
 )
 _FOLDERS = ("", "samples.parquet", "dropped.parquet")
@@ -166,6 +167,17 @@ class _Checker:
         self.sizes = self._json("sizes.json")
         if "classes.json" in listed:
             self._json("classes.json")
+        if SPECIFICATION in listed:
+            self._fractals()
+
+    def _fractals(self) -> None:
+        """A specification, the classes it needs, and the card."""
+        told = self._json(SPECIFICATION)
+        systems = self._table(SYSTEMS, ("class",))
+        classes = told.get("options", {}).get("classes")
+        if systems is not None and told and systems.height != classes:
+            self.bad(SYSTEMS, f"has {systems.height:,} rows, {SPECIFICATION} says {_shown(classes)} classes")
+        self._read(CARD)
 
     def shard(self, name: str) -> _Shard:
         """One tar with its statistics and its table, in one pass over the tar."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
+from curate.formats.tar import TarScan, split_name
+from curate.fractal.specification import FORMATS
 from curate.pipeline import truth
 from curate.pipeline.api import Run
 from curate.pipeline.samples import Sample, find_samples, sample_bytes
 from curate.report import page
 from curate.store.images import DecodeError, decode_rgb
+from curate.store.workspace import Workspace
 
-GROUPS, THUMBNAILS, EDGE = 8, 6, 112
-"""Duplicate groups and thumbnails a concept that are shown, and the longer side of a thumbnail in pixels."""
+GROUPS, THUMBNAILS, EDGE, MADE = 8, 6, 112, 24
+"""Duplicate groups and thumbnails a concept that are shown, the longer side of a thumbnail in pixels, and samples that
+are shown of a run that made them."""
 
 
 def write_report(run: Run, summary: dict[str, Any]) -> str:
@@ -56,6 +62,7 @@ def report_data(run: Run, summary: dict[str, Any]) -> page.ReportData:
         allocation=_allocation(summary),
         duplicates=_duplicates(run, summary),
         release=_release(summary),
+        made=tuple(_made(run)) if summary["made"] else None,
         next_steps=_next_steps(summary),
     )
 
@@ -76,8 +83,10 @@ def _quarantine(run: Run, summary: dict[str, Any]) -> page.Quarantine:
 
 def _thumb(run: Run, sample: Sample) -> str:
     data = sample_bytes(run, sample)
-    if data is None:
-        return ""
+    return "" if data is None else _shrunk(data)
+
+
+def _shrunk(data: bytes) -> str:
     try:
         image = decode_rgb(data, 100_000_000)
     except DecodeError:
@@ -86,6 +95,24 @@ def _thumb(run: Run, sample: Sample) -> str:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _made(run: Run) -> Iterator[page.Made]:
+    """The first samples of a release that was made."""
+    if run.release is None:
+        return
+    release = Workspace(run.release)
+    first = min(json.loads(release.read("sizes.json")))
+    table = pl.read_parquet(io.BytesIO(release.read(f"samples.parquet/{first.removesuffix('.tar')}.parquet")))
+    rows = {row["uid"]: row for row in table.head(MADE).iter_rows(named=True)}
+    with release.open(first) as handle:
+        for member in TarScan(handle):
+            uid, ext = split_name(member.raw_name) or (b"", "")
+            if (row := rows.get(uid.decode())) is None:
+                return
+            if ext in FORMATS and member.data is not None:
+                labels = row.get("labels") or ()
+                yield page.Made(uid=row["uid"], key=row["key"], labels=labels, thumb=_shrunk(member.data) or None)
 
 
 def _concepts(run: Run) -> tuple[page.Concept, ...]:
@@ -249,6 +276,8 @@ def _next_steps(summary: dict[str, Any]) -> tuple[str, ...]:
     steps = []
     if summary["release"]:
         steps.append(f"curate verify {summary['release']['url']}  # recompute every checksum and count of the release")
+    if summary["release"] and summary["steps"][0]["kind"] == "fractal":
+        steps.append(f"curate fractal gallery {summary['release']['url']}  # classes and images on one page")
     if summary["broken"]:
         steps.append(f"curate explain {summary['broken'][0]['uid']} {summary['workspace']}  # the story of one sample")
     steps.append(f"curate inspect {summary['workspace']}  # steps, columns and where they are stored")

@@ -219,6 +219,15 @@ class Release(_Model):
     sha256: str
 
 
+class Made(_Model):
+    """A sample that the run made."""
+
+    uid: Uid
+    key: str
+    labels: tuple[int, ...] = ()
+    thumb: DataUri | None = None
+
+
 class ReportData(_Model):
     """Everything a report says. A part that is None or empty gets one plain sentence instead of its section.
 
@@ -236,6 +245,8 @@ class ReportData(_Model):
     allocation: Allocation | None = None
     duplicates: Duplicates | None = None
     release: Release | None = None
+    made: tuple[Made, ...] | None = None
+    """The first samples of a run that made them all; None for a run that read an input."""
     next_steps: tuple[str, ...] = ()
 
 

@@ -20,6 +20,7 @@ from curate.stages.dedup import DedupStage
 from curate.stages.dedup_hash import DedupHashStage
 from curate.stages.embed import EmbedStage
 from curate.stages.filter import FilterStage
+from curate.stages.fractal import FractalStage
 from curate.stages.hash import HashStage
 from curate.stages.heads import HeadsStage
 from curate.stages.hierarchy import HierarchyStage
@@ -56,6 +57,7 @@ STAGES: dict[str, type[Stage[Any]]] = {
     "release": ReleaseStage,
     "write_embeddings": WriteEmbeddingsStage,
     "write_subset": WriteSubsetStage,
+    "fractal": FractalStage,
 }
 
 

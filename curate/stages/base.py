@@ -46,6 +46,8 @@ class Context:
     """Name of the pipeline."""
     referred: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     """Earlier step -> its own references."""
+    limit_shards: int | None = None
+    """A source makes no more shards than this (--limit-shards)."""
 
 
 @dataclass(frozen=True)

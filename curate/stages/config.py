@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -41,6 +41,9 @@ class StrictModel(BaseModel):
 
 class StageConfig(StrictModel):
     """Base of the options of a stage. A subclass adds fields; their types, bounds and descriptions are the contract."""
+
+    makes_samples: ClassVar[bool] = False
+    """True of a source (`curate.stages.sink.Source`): it stands alone in a pipeline without input."""
 
     name: Slug | None = Field(None, description="Name of this stage for references; default: its kind.")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -22,6 +19,7 @@ from curate.formats.members import read_members
 from curate.stages.base import State, Totals
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
+from curate.stages.release_files import TarOut, lost, put_json, put_table
 from curate.stages.release_layout import LAYOUTS, Layout
 from curate.stages.sink import Lost, Sink, Unit
 from curate.store.artifacts import Artifact
@@ -30,8 +28,6 @@ from curate.store.manifest import Manifest, ReleaseFile, ShardStats, Upstream
 from curate.store.uids import format_uid
 from curate.store.workspace import Workspace
 
-_BLOCK = tarfile.BLOCKSIZE
-_END = b"\0" * (2 * _BLOCK)
 _FROM_INDEX = ("key", "format", "width", "height", "sha256", "caption", "label", "license", "source_uid")
 FROM_STAGES = ("concept", "distance", "score", "clip_score", "repeats", "weight")
 NO_SHARD = pl.lit(None, dtype=pl.String)
@@ -152,21 +148,21 @@ class ReleaseStage(Sink[ReleaseConfig]):
         if self._bare:
             samples = pl.concat([self._samples(part, rows)[2] for part, rows in pieces])
             table = self._layout.repeated(samples).with_columns(shard=NO_SHARD)
-            files = _put_table(target, f"samples.parquet/{stem}.parquet", table)
+            files = put_table(target, f"samples.parquet/{stem}.parquet", table)
             copies = table.height - samples.height
             return {"kind": "table", "shard": name, "samples": table.height, "copies": copies, "files": files}
         tables, json_uids = [], Counter[str]()
         with target.create(name) as out:
-            tar = _TarOut(out)
+            tar = TarOut(out)
             for part, rows in pieces:
                 tables.append(self._copy(part, rows, classes, tar, json_uids))
             tar.close()
         samples = pl.concat(tables).with_columns(shard=pl.lit(name))
         table = self._layout.repeated(samples)
         files = {name: [tar.nbytes, tar.digest.hexdigest()]}
-        files |= _put_table(target, f"samples.parquet/{stem}.parquet", table)
+        files |= put_table(target, f"samples.parquet/{stem}.parquet", table)
         stats = ShardStats(successes=table.height, bytes=tar.nbytes, sha256=tar.digest.hexdigest())
-        files |= _put_json(target, f"{stem}_stats.json", stats.model_dump())
+        files |= put_json(target, f"{stem}_stats.json", stats.model_dump())
         given = {"json_uids": dict(sorted(json_uids.items()))} if json_uids else {}
         copies = table.height - samples.height
         return {"kind": "shard", "shard": name, "samples": table.height, "copies": copies, "files": files} | given
@@ -188,7 +184,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
         part: Part,
         rows: NDArray[np.int64],
         classes: Mapping[str, int],
-        tar: _TarOut,
+        tar: TarOut,
         json_uids: Counter[str],
     ) -> pl.DataFrame:
         frame, uids, table = self._samples(part, rows)
@@ -254,7 +250,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
             "similarity",
         )
         counts = Counter(table.select("stage", "reason").iter_rows())
-        files = _put_table(target, f"dropped.parquet/{unit.index:05d}.parquet", table)
+        files = put_table(target, f"dropped.parquet/{unit.index:05d}.parquet", table)
         rows = [[stage_, reason_, n] for (stage_, reason_), n in sorted(counts.items())]
         return {"kind": "dropped", "dropped": rows, "files": files, **self._upstream(part)}
 
@@ -293,16 +289,13 @@ class ReleaseStage(Sink[ReleaseConfig]):
                 copies += result["copies"]
             for stage, reason, n in result.get("dropped", []):
                 dropped.setdefault(stage, Counter())[reason] += n
-        for folder in ("", "samples.parquet", "dropped.parquet"):
-            there = target.listing(folder)
-            wanted = {f.rpartition("/")[2]: n for f, (n, _) in files.items() if f.rpartition("/")[0] == folder}
-            if lost := [f for f, n in wanted.items() if there.get(f) != n]:
-                raise Lost(f"{target.where(folder)} lost {lost[0]} while the release was written; run again")
+        if missing := lost(target, files):
+            raise Lost(f"{target.where()} lost {missing} while the release was written; run again")
         sizes = {} if self._bare else tables
-        files |= _put_json(target, "sizes.json", dict(sorted(sizes.items())))
+        files |= put_json(target, "sizes.json", dict(sorted(sizes.items())))
         files |= self._layout.finish(target, tables)
         if numbers := _class_numbers(artifacts):
-            files |= _put_json(target, "classes.json", numbers)
+            files |= put_json(target, "classes.json", numbers)
         samples, gone = sum(tables.values()) - copies, sum(c.total() for c in dropped.values())
         order = list(self.context.schema)
         found = add_up(notes)
@@ -319,7 +312,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
             files={name: ReleaseFile(bytes=n, sha256=digest) for name, (n, digest) in sorted(files.items())},
         )
         without = {name for name, there in (("upstream", found), ("copies", copies)) if not there}
-        written = _put_json(target, "manifest.json", manifest.model_dump(exclude=without))
+        written = put_json(target, "manifest.json", manifest.model_dump(exclude=without))
         return {
             "url": target.url,
             "shards": len(sizes),
@@ -346,45 +339,3 @@ def _sources(part: Part, rows: pl.DataFrame) -> list[str]:
     """Where each row came from: its shard, or the root of an image folder, which has no shards."""
     names = part.source.names
     return [names[shard] for shard in rows["shard"]] if names else [part.source.root] * rows.height
-
-
-class _TarOut:
-    """A tar written member by member: fixed owner, mode and time, so that equal samples give equal bytes."""
-
-    def __init__(self, out: Any) -> None:
-        self._out = out
-        self.digest = hashlib.sha256()
-        self.nbytes = 0
-
-    def _write(self, data: bytes) -> None:
-        self._out.write(data)
-        self.digest.update(data)
-        self.nbytes += len(data)
-
-    def add(self, name: str, data: bytes) -> None:
-        """Append one regular member."""
-        info = tarfile.TarInfo(name)
-        info.size, info.mode, info.mtime = len(data), 0o444, 0
-        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-        self._write(data)
-        if rest := len(data) % _BLOCK:
-            self._write(b"\0" * (_BLOCK - rest))
-
-    def close(self) -> None:
-        """End of archive."""
-        self._write(_END)
-
-
-def _put(target: Workspace, name: str, data: bytes) -> dict[str, list[Any]]:
-    target.put(name, data)
-    return {name: [len(data), hashlib.sha256(data).hexdigest()]}
-
-
-def _put_json(target: Workspace, name: str, value: dict[str, Any]) -> dict[str, list[Any]]:
-    return _put(target, name, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def _put_table(target: Workspace, name: str, table: pl.DataFrame) -> dict[str, list[Any]]:
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="zstd", compression_level=3)
-    return _put(target, name, buffer.getvalue())

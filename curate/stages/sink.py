@@ -1,4 +1,4 @@
-"""A sink writes files of its own from what earlier steps decided; it adds no columns."""
+"""A sink writes files of its own from what earlier steps decided, a source from its options alone; no columns."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import polars as pl
+from numpy.typing import NDArray
 
 from curate.errors import StorageError
-from curate.stages.base import C, Stage
+from curate.stages.base import C, Stage, State, Totals
 from curate.stages.part import Part
 from curate.store.artifacts import Artifact
 from curate.store.workspace import Workspace
@@ -23,6 +24,8 @@ class Unit:
     kind: str
     index: int
     parts: tuple[int, ...]
+    samples: int = 0
+    """Samples in it, where that is known beforehand."""
 
     @property
     def name(self) -> str:
@@ -69,3 +72,36 @@ class Sink(Stage[C]):
 
         Raises Lost when a unit's files are gone.
         """
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a source is about to make."""
+
+    samples: int
+    shards: int
+    seconds: float
+    """Of one core, about."""
+    nbytes: int
+    """Of all files, about."""
+    what: str
+    """In words, such as `images of 1,000 classes`."""
+    warnings: tuple[str, ...] = ()
+
+
+class Source(Sink[C]):
+    """A sink that reads nothing: its reduce, over no parts, and its units make samples from the options and the seed.
+
+    Its `Config` says `makes_samples = True`. Its `Unit`s are of the kind `shard` and say how many `samples` they hold.
+    """
+
+    first = True
+    uses_seed = True
+
+    @abstractmethod
+    def outlook(self) -> Outlook:
+        """What a run will make; asked before any work."""
+
+    def summarise(self, part: Part, totals: Totals, state: State) -> dict[str, NDArray[Any]]:
+        """Never called: there are no parts."""
+        raise TypeError(f"stage {self.kind} reads no parts")

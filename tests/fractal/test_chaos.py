@@ -12,15 +12,18 @@ from curate.fractal.chaos import (
     PER_WORD,
     RESOLUTION,
     View,
+    bounds,
     density,
+    lane_starts,
     orbit,
+    pixel_game,
     points_drawn,
     quantised,
-    start_of,
     symbols,
+    words_drawn,
 )
 from curate.fractal.invariants import box_dimension, moments
-from curate.fractal.randomness import Draws, key, words
+from curate.fractal.randomness import Draws, key, mix, words
 from curate.fractal.systems import System, probabilities, sample
 
 
@@ -38,18 +41,34 @@ def around(points: np.ndarray, margin: float = 0.01) -> View:
     return View((float(low[0]), float(low[1])), (float(high[0]), float(high[1])))
 
 
+def picked(system: System, bits: int, at: int) -> np.ndarray:
+    return np.asarray(system.maps[symbols(system.p)[(bits >> (12 * at)) & 4095]])
+
+
+def starts_by_hand(system: System, number: int) -> np.ndarray:
+    """Lane l starts at step 16 (l + 1) of the warm-up orbit."""
+    first = int(np.linalg.svd(system.maps[:, :, :2], compute_uv=False)[:, 0].argmin())
+    x = np.linalg.solve(np.eye(2) - system.maps[first, :, :2], system.maps[first, :, 2])
+    stream, out = words(mix(number ^ 0x5851F42D4C957F2D), 16 * LANES // PER_WORD + 1), []
+    for at in range(16 * LANES):
+        m = picked(system, int(stream[at // PER_WORD]), at % PER_WORD)
+        x = m[:, :2] @ x + m[:, 2]
+        if at % 16 == 15:
+            out.append(x)
+    return np.array(out)
+
+
 def by_hand(system: System, view: View, size: int, points: int, number: int) -> np.ndarray:
     """The density by the definition: draw words, look up symbols, step in float64, floor."""
     low, high = np.array(view.low), np.array(view.high)
-    table, canvas = symbols(system.p), np.zeros((size, size), dtype=np.uint32)
+    canvas = np.zeros((size, size), dtype=np.uint32)
     count = points_drawn(points) // (LANES * PER_WORD)
-    stream = words(number, count * LANES)
+    stream, starts = words(number, count * LANES), starts_by_hand(system, number)
     for lane in range(LANES):
-        x = start_of(system)
+        x = starts[lane]
         for word in range(count):
-            bits = int(stream[word * LANES + lane])
-            for step in range(PER_WORD):
-                m = system.maps[table[(bits >> (12 * step)) & 4095]]
+            for at in range(PER_WORD):
+                m = picked(system, int(stream[word * LANES + lane]), at)
                 x = m[:, :2] @ x + m[:, 2]
                 row, column = np.floor((x - low) / (high - low) * size).astype(int)
                 if 0 <= row < size and 0 <= column < size:
@@ -64,6 +83,65 @@ def test_density_is_the_definition(i: int) -> None:
     mine, plain = density(system, view, 64, 2000, key(5, i)), by_hand(system, view, 64, 2000, key(5, i))
     assert int(mine.sum()) == points_drawn(2000)
     assert np.abs(mine.astype(int) - plain.astype(int)).sum() <= 2 * 3  # float32 moves a point in 20,000 or so
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_lanes_start_on_the_warm_up_orbit(i: int) -> None:
+    np.testing.assert_allclose(lane_starts(drawn(i), key(6, i)), starts_by_hand(drawn(i), key(6, i)), atol=1e-12)
+
+
+def test_lanes_start_in_the_invariant_measure() -> None:
+    """Mean and covariance of the starts over many keys; the variance of the mean is that of one orbit at most."""
+    system = drawn(1)
+    exact = moments(system)
+    found = np.concatenate([lane_starts(system, key(7, i)) for i in range(500)])
+    off = found.mean(axis=0) - exact.mean
+    assert off @ np.linalg.solve(exact.of_mean / len(found), off) < 18.4  # chi-squared(2), one in 10,000
+    np.testing.assert_allclose(np.cov(found.T), exact.covariance, rtol=0.1, atol=0.05 * np.trace(exact.covariance))
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_the_pixel_game_played_with_arrays_is_the_density(i: int) -> None:
+    """Another renderer needs nothing else: float32 arrays of lanes give the canvas bit for bit."""
+    system, number, size = drawn(i), key(8, i), 50
+    view = bounds(system, number)
+    game = pixel_game(system, view, size, number)
+    assert (game.table.dtype, game.starts.dtype, game.symbols.dtype) == (np.float32, np.float32, np.uint8)
+    stream = words(game.key, words_drawn(3000) * LANES).reshape(-1, LANES)
+    canvas, (x, y) = np.zeros((size, size), dtype=np.uint32), game.starts.T
+    for word in stream:
+        for at in range(PER_WORD):
+            a, b, e, c, d, f = game.table[game.symbols[(word >> np.uint64(12 * at)) & np.uint64(4095)]].T
+            x, y = a * x + (b * y + e), c * x + (d * y + f)
+            inside = (x >= 1) & (x < size + 1) & (y >= 1) & (y < size + 1)
+            np.add.at(canvas, (x[inside].astype(int) - 1, y[inside].astype(int) - 1), 1)
+    np.testing.assert_array_equal(density(system, view, size, 3000, number), canvas)
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_bounds_hold_the_pilot_and_are_tight(i: int) -> None:
+    system = drawn(i)
+    view, points = bounds(system, key(9, i), 5000), orbit(system, 5000, key(9, i))
+    low, high = np.array(view.low), np.array(view.high)
+    assert (points > low).all()
+    assert (points < high).all()
+    extent = points.max(axis=0) - points.min(axis=0)
+    np.testing.assert_allclose(high - low, extent, rtol=1e-4)
+    assert int(density(system, view, 300, 5000, key(9, i)).sum()) == points_drawn(5000)
+
+
+def test_bounds_of_a_line_and_of_what_expands() -> None:
+    line = System(np.array([[[0.5, 0, x], [0, 0.5, 3.0]] for x in (0.0, 0.5)]), np.full(2, 0.5))  # y is 6 everywhere
+    view = bounds(line, 1, 5000)
+    assert 0 < view.high[1] - view.low[1] < 1e-4
+    assert int(density(line, view, 64, 5000, 1).sum()) == points_drawn(5000)
+    with pytest.raises(SpecError, match="leaves every bound"):
+        bounds(System(np.array([[[1.5, 0, x], [0, 1.5, 1]] for x in (0, 1)]), np.full(2, 0.5)), 1)
+
+
+def test_a_map_without_a_fixed_point_starts_at_the_origin() -> None:
+    slide = System(np.array([[[1.0, 0, 1], [0, 1, 0]]]), np.ones(1))
+    np.testing.assert_array_equal(lane_starts(slide, 1)[:, 0], 16.0 * np.arange(1, LANES + 1))
 
 
 def test_zoomed_in_nothing_is_added_at_the_edges() -> None:
@@ -151,7 +229,13 @@ def test_wrong_arguments_are_sentences() -> None:
     for view in (View((0, 0), (0, 1)), View((0, 0), (1, float("inf")))):
         with pytest.raises(SpecError, match="shows nothing"):
             density(system, view, 8, 10, 1)
-    with pytest.raises(SpecError, match="multiples"):
-        symbols(np.array([1 / 3] * 3))
+    for p in ([1 / 3] * 3, [0.5, 0.25], [1.5, -0.5], [0.5, float("nan")]):
+        with pytest.raises(SpecError, match="multiples"):
+            symbols(np.array(p))
+        with pytest.raises(SpecError, match="multiples"):
+            orbit(System(np.zeros((len(p), 2, 3)), np.array(p)), 10, 1)
+    for wrong, words_of in (([0.0, 0.0], "sum"), ([float("nan"), 1.0], "sum"), ([2.0, -1.0], "negative")):
+        with pytest.raises(SpecError, match=words_of):
+            quantised(np.array(wrong))
     with pytest.raises(SpecError, match="256"):
         quantised(np.ones(300))

@@ -44,6 +44,28 @@ def test_draws_go_on_and_start_again() -> None:
     assert (first < 1).all()
 
 
+@given(st.integers(0, 2**64 - 1), st.integers(0, 30), st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_few_and_many_draws_are_one_stream(start: int, count: int, low: float, high: float) -> None:
+    raw = words(start, 2 * count + 2)
+    expected = low + (high - low) * ((raw >> np.uint64(11)) * 2.0**-53)
+    draws = Draws(start)
+    assert draws.one(low, high) == expected[0]
+    np.testing.assert_array_equal(draws.uniform(count, low, high), expected[1 : count + 1])
+    assert draws.below(1000) == (int(raw[count + 1]) * 1000) >> 64
+    assert [draws.one(low, high) for _ in range(count)] == expected[count + 2 :].tolist()
+
+
+def test_addresses_and_draws_stay_as_they_are() -> None:
+    """A release can be made again only as long as no address changes its draws."""
+    assert key() == 0
+    assert key(7, "image", 123, "jitter") == 0x185D65F5202CF1C1
+    assert key("é") == 0x45D94025D816C3D6
+    assert key(-1, "") == 0xAF981EBFCDE82B5
+    draws = Draws.of(3, "pinned")
+    assert (draws.one(), draws.below(1000)) == (0.7305488023276268, 325)
+    assert draws.uniform(2, -1, 1).tolist() == [-0.6354057442305958, -0.18125228759016765]
+
+
 def test_draws_are_uniform() -> None:
     raw = np.histogram(Draws.of(9).uniform(100_000, -2.0, 3.0), bins=50, range=(-2, 3))[0]
     assert ((raw - 2000) ** 2 / 2000).sum() < 49 + 4.5 * np.sqrt(2 * 49)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jsonschema
 import pytest
@@ -165,3 +165,18 @@ def test_two_nested_models_of_one_name_are_refused() -> None:
     config = type("OtherConfig", (StageConfig,), {"__annotations__": {"backbone": other}})
     with pytest.raises(SpecError, match="called Backbone"):
         pipeline_schema({**REGISTRY, "other": config})
+
+
+class MakeConfig(StageConfig):
+    makes_samples: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("stage", ["make", {"make": {}}])
+def test_an_input_is_required_but_for_a_stage_that_makes_its_samples(stage: Any) -> None:
+    schema = pipeline_schema({**REGISTRY, "make": MakeConfig})
+    given = {"name": "x", "workspace": "w"}
+    jsonschema.validate({**given, "stages": [stage]}, schema)
+    jsonschema.validate({**given, "input": {"shards": "a"}, "stages": ["index"]}, schema)
+    for wrong in ({"input": {"shards": "a"}, "stages": [stage]}, {"stages": ["index"]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**given, **wrong}, schema)

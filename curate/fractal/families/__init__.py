@@ -1,0 +1,1 @@
+"""Kinds of classes, one file each, behind the interface of `base.py`."""
