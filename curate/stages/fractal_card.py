@@ -19,12 +19,20 @@ _FAMILIES = {
     ),
 }
 
+_SAMPLERS = {
+    "fractaldb": "Kataoka et al., Pre-training without Natural Images, ACCV 2020",
+    "one_parameter": "Nakamura, Tadokoro et al., Scaling Backwards: Minimal Synthetic Pre-training?, ECCV 2024",
+}
+"""Of systems that are not drawn as the family's paper draws them."""
+
 
 def card(specification: Specification, samples: int, shards: int, nbytes: int, metadata_license: str | None) -> str:
     """Markdown: what the dataset is, how to load it, how to make one image again. nbytes: of all other files."""
     options = specification.options
     family = next(name for name in _FAMILIES if getattr(options, name) is not None)
     what, paper = _FAMILIES[family]
+    if options.ifs is not None:
+        paper = _SAMPLERS.get(options.ifs.sampler, paper)
     last, part = f"{shards - 1:05d}", ""
     one = min(17, samples - 1)
     if samples < options.images:
@@ -58,7 +66,7 @@ photograph. No person, place or work of others is in them.
 
 | file | holds |
 |---|---|
-| `00000.tar` to `{last}.tar` | the images; all members of a sample are named by its uid |
+| `{last}.tar`{" and those before it" if shards > 1 else ""} | the images; a sample is named by its uid |
 | `samples.parquet/` | a row an image: uid, index, labels, size, sha256 |
 | `specification.json`, `systems.parquet` | all that decides an image: options and seed, parameters of the classes |
 | `sizes.json`, `%05d_stats.json`, `manifest.json` | counts and checksums; `curate verify` compares them |
