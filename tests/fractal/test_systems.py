@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from curate.errors import SpecError
 from curate.fractal.randomness import Draws
-from curate.fractal.systems import System, probabilities, sample, sample_anderson2022, sample_values, window
+from curate.fractal.systems import System, _tilted, probabilities, sample, sample_anderson2022, sample_values, window
 
 
 def test_the_papers_law_gives_its_golden_system() -> None:
@@ -42,6 +42,31 @@ def test_the_papers_law_is_not_exchangeable_and_ours_is() -> None:
         mean = ours.mean(axis=0)
         assert (np.abs(mean - mean.mean(axis=0)) < 4.5 * spread).all()
         np.testing.assert_allclose(mean.mean(axis=0), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("alpha", [2.5, 4.2, 6.5])
+def test_many_maps_have_the_same_law(alpha: float) -> None:
+    """The tilted rejection is tried where the plain one works too; both must give the same moments of both values."""
+    draws = Draws.of(6, "test")
+    plain = np.array([sample_values(alpha, 3, draws) for _ in range(4000)])
+    tilted = np.array([_tilted(alpha, 3, draws) for _ in range(4000)])
+    np.testing.assert_allclose(tilted[:, :, 0].sum(axis=1) + 2.0 * tilted[:, :, 1].sum(axis=1), alpha, atol=1e-12)
+    both = [values.reshape(4000, 6) for values in (plain, tilted)]
+    for power in (1, 2):
+        one, other = (np.einsum("ki,kj->kij", values**power, values) for values in both)
+        spread = np.sqrt((one.var(axis=0) + other.var(axis=0)) / 4000)
+        assert (np.abs(one.mean(axis=0) - other.mean(axis=0)) < 4.5 * spread).all()
+        first, second = (values**power for values in both)
+        spread = np.sqrt((first.var(axis=0) + second.var(axis=0)) / 4000)
+        assert (np.abs(first.mean(axis=0) - second.mean(axis=0)) < 4.5 * spread).all()
+
+
+@pytest.mark.parametrize("n", [8, 16, 64])
+def test_systems_of_many_maps(n: int) -> None:
+    for i in range(3):
+        system = System(maps := sample(n, Draws.of(3, "many", n, i)), probabilities(maps))
+        assert window(n)[0] - 1e-9 <= system.sigma_factor <= window(n)[1] + 1e-9
+        assert (system.singular_values[:, 0] <= 1.0 + 1e-12).all()
 
 
 @settings(max_examples=100, deadline=None)
