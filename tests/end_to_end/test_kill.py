@@ -21,7 +21,7 @@ from curate.pipeline.api import open_run
 Victim = Literal["driver", "worker", "ray"]
 GONE_S = 15.0
 """How long a process of a killed run may stay."""
-QUICK_S = 10.0
+QUICK_S = 30.0
 """How soon a run must end after Ray died; measured 1.5 to 3 s on two busy cores."""
 
 
@@ -145,6 +145,7 @@ def test_at_the_other_seeded_moments(moment: Moment, undisturbed: Undisturbed, t
 
 TWICE = """
 import sys
+import time
 import psutil
 import curate
 from curate.errors import EngineError
@@ -153,6 +154,8 @@ from curate.engine.ray_engine import RayEngine
 whole = RayEngine.map
 
 def dying(self, *given):
+    global killed
+    killed = time.monotonic()
     for server in self._servers:
         server.kill()
     psutil.wait_procs(self._servers, timeout=5)
@@ -166,7 +169,11 @@ except EngineError as error:
 RayEngine.map = whole
 print(curate.run(sys.argv[1], workers=1).record.status, flush=True)
 RayEngine.map = dying
-curate.run(sys.argv[1], workers=1, overrides=["stages.prune.keep=0.5"])
+try:
+    curate.run(sys.argv[1], workers=1, overrides=["stages.prune.keep=0.5"])
+except EngineError:
+    print(round(time.monotonic() - killed), flush=True)
+    raise
 """
 
 
@@ -175,19 +182,19 @@ def test_a_program_is_told_that_its_ray_died_and_can_run_again(
     undisturbed: Undisturbed, tmp_path: Path, ray_folder: str
 ) -> None:
     file = write_pipeline(tmp_path / "whole.yaml", pipeline(undisturbed.shards, tmp_path / "work"))
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", TWICE, str(file)],
         env=environment(RAY_TMPDIR=ray_folder),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
-    assert done.stdout.strip() == "done", done.stderr
+    said, seconds = done.stdout.split()
+    assert said == "done", done.stderr
     assert done.returncode == 1
-    assert "EngineError: Ray itself died" in done.stderr  # shown at once, not after Ray's minute
-    assert time.monotonic() - began < 60
+    assert "EngineError: Ray itself died" in done.stderr
+    assert int(seconds) < 45  # shown at once, not after Ray's own minute
     assert release_of(tmp_path / "work") == undisturbed.release
 
 

@@ -133,7 +133,7 @@ def test_a_live_run_is_seen_and_followed_from_outside(shards: Path, tmp_path: Pa
     out, err = follower.communicate(timeout=60)
     assert follower.returncode == 0, err
     ended = read_status(Workspace(str(workspace)))
-    assert ended.seconds == pytest.approx(time.time() - began, abs=15)
+    assert ended.seconds == pytest.approx(time.time() - began, abs=60)
     assert looks > 3
     for rate in rates:  # while it worked, at most all of its samples in the time of one part
         assert 0 < rate < SHARDS * SAMPLES * 10

@@ -87,7 +87,7 @@ def test_nobody_answers() -> None:
     began = time.monotonic()
     with pytest.raises(EngineError, match=r"no Ray job server answers at http://127\.0\.0\.1:9 .*ray start --head"):
         Jobs("http://127.0.0.1:9")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert EngineError.exit_code == ExitCode.ENGINE
 
 

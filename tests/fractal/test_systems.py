@@ -44,20 +44,20 @@ def test_the_papers_law_is_not_exchangeable_and_ours_is() -> None:
         np.testing.assert_allclose(mean.mean(axis=0), expected, atol=0.01)
 
 
-@pytest.mark.parametrize("alpha", [2.5, 4.2, 6.5])
+@pytest.mark.parametrize("alpha", [3.5, 5.5])
 def test_many_maps_have_the_same_law(alpha: float) -> None:
     """The tilted rejection is tried where the plain one works too; both must give the same moments of both values."""
     draws = Draws.of(6, "test")
-    plain = np.array([sample_values(alpha, 3, draws) for _ in range(4000)])
-    tilted = np.array([_tilted(alpha, 3, draws) for _ in range(4000)])
+    plain = np.array([sample_values(alpha, 3, draws) for _ in range(1500)])
+    tilted = np.array([_tilted(alpha, 3, draws) for _ in range(1500)])
     np.testing.assert_allclose(tilted[:, :, 0].sum(axis=1) + 2.0 * tilted[:, :, 1].sum(axis=1), alpha, atol=1e-12)
-    both = [values.reshape(4000, 6) for values in (plain, tilted)]
+    both = [values.reshape(1500, 6) for values in (plain, tilted)]
     for power in (1, 2):
         one, other = (np.einsum("ki,kj->kij", values**power, values) for values in both)
-        spread = np.sqrt((one.var(axis=0) + other.var(axis=0)) / 4000)
+        spread = np.sqrt((one.var(axis=0) + other.var(axis=0)) / 1500)
         assert (np.abs(one.mean(axis=0) - other.mean(axis=0)) < 4.5 * spread).all()
         first, second = (values**power for values in both)
-        spread = np.sqrt((first.var(axis=0) + second.var(axis=0)) / 4000)
+        spread = np.sqrt((first.var(axis=0) + second.var(axis=0)) / 1500)
         assert (np.abs(first.mean(axis=0) - second.mean(axis=0)) < 4.5 * spread).all()
 
 

@@ -215,7 +215,7 @@ def test_what_is_not_there(s3: S3Server) -> None:
     with pytest.raises(InputError, match="no such bucket"):
         urls.open_read("s3://no-such-bucket/x.tar")
     assert Workspace(s3.url("data/none")).listing() == {}
-    assert time.monotonic() - began < 10  # nothing of this is tried again
+    assert time.monotonic() - began < 30  # nothing of this is tried again
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_wrong_credentials_are_a_sentence_without_them(s3: S3Server, key: str | 
             Workspace(s3.url("work")).check_writable()
         with pytest.raises(InputError, match="permission denied") as given:
             urls.open_read(s3.url("data/big"))
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
     for text in (str(storage.value), str(given.value)):
         assert "credentials" in text
         assert s3_server.SECRET not in text
