@@ -35,7 +35,7 @@ quickstart: $(READY) ## Curate a real image collection, from download to report
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(QUICKSTART_RUN)
 
 test: $(READY) ## Run the tests that need no GPU and no patience, and name the ones left out
-	PYTHONPATH=.ci $(BIN)/python -m pytest -p left_out $(ARGS)
+	PYTHONPATH=.ci $(BIN)/python -m pytest -p left_out -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(READY) ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)

@@ -32,7 +32,8 @@ class Given(Stage[StageConfig]):
     """A step whose columns a test made by hand, one frame a part."""
 
     frames: ClassVar[list[pl.DataFrame]]
-    vectors: ClassVar[list[NDArray[np.float16]] | None]
+    vectors: ClassVar[list[NDArray[Any]] | None]
+    which: ClassVar[str] = "image"
     sees_alive = False
 
     def columns(self) -> dict[str, pl.DataType]:
@@ -51,7 +52,7 @@ class Given(Stage[StageConfig]):
         return {"sha256": digest.hexdigest()}
 
     def map(self, part: Part, artifacts: Any, back: Any) -> Columns:
-        vectors = {} if self.vectors is None else {"image": self.vectors[part.index]}
+        vectors = {} if self.vectors is None else {self.which: self.vectors[part.index]}
         return Columns(self.frames[part.index], vectors)
 
 
@@ -95,11 +96,12 @@ class Bench:
         name: str,
         frames: Sequence[pl.DataFrame],
         kind: str | None = None,
-        vectors: list[NDArray[np.float16]] | None = None,
+        vectors: list[NDArray[Any]] | None = None,
         artifacts: dict[str, Artifact] | None = None,
+        which: str = "image",
     ) -> Step:
         """A finished step with these columns; it drops when there is a column `keep`."""
-        body: dict[str, Any] = {"kind": kind or name, "frames": list(frames), "vectors": vectors}
+        body: dict[str, Any] = {"kind": kind or name, "frames": list(frames), "vectors": vectors, "which": which}
         body["drops"] = "keep" in frames[0].columns
         body["first"] = not self.plan.steps
         if artifacts is not None:

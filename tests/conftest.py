@@ -11,6 +11,19 @@ import corpus
 import pytest
 from bench import Bench
 
+_WITH_RAY = ("end_to_end", "engine", "cli", "benchmarks", "test_notebooks.py", "test_python_page.py")
+"""What starts Ray clusters: one after another, on one of the two workers; every other file goes where there is room."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Share the tests between workers file by file; those with clusters of their own would disturb each other."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    here = Path(__file__).parent
+    for item in items:
+        room = item.path.relative_to(here).parts[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if room in _WITH_RAY else str(item.path.relative_to(here))))
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Callable[..., Bench]:

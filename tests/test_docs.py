@@ -113,7 +113,7 @@ def values(schema: dict[str, Any]) -> str:
     if "prefixItems" in schema:
         return f"two values, each {values(schema['prefixItems'][0])}"
     if schema.get("type") == "array":
-        return f"list of {values(schema['items'])}s"
+        return f"list of {values(schema['items'])}s".replace("mapping of optionss", "mappings of options")
     if schema.get("type") == "object":
         return f"mapping of names to {values(next(iter(schema['patternProperties'].values())))}"
     bounds = [f"{sign} {schema[key]:g}" for key, sign in BOUNDS.items() if schema.get(key, 1e18) < 1e15]

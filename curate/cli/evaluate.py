@@ -20,7 +20,8 @@ Original = Annotated[
     str | None, typer.Option("--original", help="List of images with one original label each (.json, .csv, .txt).")
 ]
 Classes = Annotated[
-    str | None, typer.Option("--classes", help="List of classes (.json): numbers, WordNet ids and names.")
+    str | None,
+    typer.Option("--classes", help="List of classes: a .json file, or imagenet-1k."),
 ]
 Relations = Annotated[
     str | None, typer.Option("--relations", help="Table of related classes (.csv, .parquet): a, b, relation.")

@@ -12,6 +12,7 @@ from curate.errors import SpecError
 from curate.pipeline import api
 from curate.pipeline.explain import StepStory, Story
 from curate.pipeline.explain import explain as stories_of
+from curate.pipeline.explain_labels import labels_sentence, map_sentence
 
 _MOST_TEXT = 120
 
@@ -122,6 +123,10 @@ def _told(step: StepStory, story: Story, values: dict[str, Any], evidence: dict[
         members, quota = evidence["size"], evidence["quota"]
         group = f"class {evidence['label']}" if "label" in evidence else f"concept {evidence['concept']}"
         return f"{rank} {members:,} in {group}, which keeps the {quota:,} {order[evidence['which']]}"
+    if "map" in evidence:
+        return map_sentence(evidence["map"])
+    if "labels" in evidence:
+        return labels_sentence(values, evidence)
     if step.kind == "hash":
         found = [f"{name} {values[name]:016x}" for name in ("phash", "dhash") if values.get(name) is not None]
         return ", ".join(found) or "no hash"

@@ -116,6 +116,9 @@ def _vectors(vectors: Mapping[str, Any]) -> str:
     head = f"{vectors['name']}, float16 {vectors['shape'][0]:,} x {vectors['shape'][1]:,} in {vectors['file']}"
     if "problem" in vectors:
         return f"{head}: {vectors['problem']}"
+    if "fields" in vectors:
+        fields = ", ".join(f"{name} {kind}" for name, kind in vectors["fields"].items())
+        return f"{vectors['name']}, {vectors['shape'][0]:,} records in {vectors['file']}: {fields}"
     return f"{head}, norms {vectors['norm_min']:.4f} to {vectors['norm_max']:.4f}" if "norm_min" in vectors else head
 
 

@@ -19,8 +19,11 @@ from curate.cli import (
     fractal,
     init,
     inspect,
+    labels,
+    maps,
     output,
     plan,
+    review,
     run,
     schema,
     status,
@@ -45,10 +48,13 @@ app.command("status")(status.status)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
 app.command("verify")(verify.verify)
+app.command("review")(review.review)
 app.command("clean")(clean.clean)
 app.command("schema")(schema.schema)
 app.add_typer(fractal.fractal, name="fractal")
 app.add_typer(evaluate.evaluate, name="evaluate")
+app.add_typer(maps.maps, name="maps")
+app.add_typer(labels.labels, name="labels")
 
 
 _STOPPED = "stopped; what is finished is kept, run the same command again to continue"

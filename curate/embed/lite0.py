@@ -93,6 +93,31 @@ class Lite0(nn.Module):
         return self.feature_map(x).mean(dim=(2, 3))
 
 
+class Lite0Classifier(nn.Module):
+    """The network with its head, in the pieces that timm's models have: features, pooling and linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Lite0()
+
+    def get_classifier(self) -> nn.Linear:
+        """The linear layer."""
+        return self.network._fc
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 1280, H / 32, W / 32] (rounded up)."""
+        return self.network.feature_map(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Features -> logits [B, classes]."""
+        out: Tensor = self.network._fc(x.mean(dim=(2, 3)))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> logits [B, classes]."""
+        return self.forward_head(self.forward_features(x))
+
+
 def fuse(network: Lite0) -> Lite0:
     """Fold every batch norm into the convolution before it (exact up to rounding), in place; for inference only."""
     with torch.no_grad():

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from curate.errors import InputError
 from curate.formats.row_orders import parse_json, pick, read_bytes, read_table, texts
 
+SHIPPED = {
+    "imagenet-1k": "imagenet_synsets.txt",
+    "imagenet-12k": "imagenet12k_synsets.txt",
+    "imagenet-21k": "imagenet21k_goog_synsets.txt",
+    "imagenet-22k": "imagenet22k_synsets.txt",
+}
+"""Lists that come with timm, in the order of its models' outputs; their names may stand where a file may."""
 _WNID = re.compile(r"n\d{8}\Z")
 
 
@@ -34,11 +43,25 @@ class ClassList:
         return self.names.get(number, str(number))
 
 
-def read_classes(url: str) -> ClassList:
-    """A list of classes: json as in ImageNetV2's class_info.json ({cid, wnid, synset: [names]}), or a list of ids.
+def _shipped(name: str) -> ClassList:
+    """One of timm's lists. Its files are read without importing it, which takes seconds."""
+    found = importlib.util.find_spec("timm")
+    assert found is not None
+    assert found.submodule_search_locations is not None  # it is a package
+    folder = Path(found.submodule_search_locations[0]) / "data" / "_info"
+    lemmas = dict(line.split("\t", 1) for line in (folder / "imagenet_synset_to_lemma.txt").read_text().splitlines())
+    wnids = (folder / SHIPPED[name]).read_text().split()
+    names = {number: lemmas[wnid].split(",")[0].strip() for number, wnid in enumerate(wnids)}
+    return ClassList({wnid: number for number, wnid in enumerate(wnids)}, names)
 
-    Raises InputError when a number or an id stands twice.
+
+def read_classes(url: str) -> ClassList:
+    """A list of classes: one of SHIPPED by its name, or a json file: a list of ids, or as ImageNetV2's class_info.json.
+
+    The latter is a list of {cid, wnid, synset: [names]}. Raises InputError when a number or an id stands twice.
     """
+    if url in SHIPPED:
+        return _shipped(url)
     value = parse_json(read_bytes(url), url)
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         rows = [{"cid": number, "wnid": wnid} for number, wnid in enumerate(value)]

@@ -35,6 +35,7 @@ from curate.pipeline.vectors import Vectors
 from curate.stages import configs
 from curate.stages.cluster import ClusterStage
 from curate.stages.embed import EmbedStage
+from curate.stages.relabel import RelabelStage
 from curate.stages.sink import Source as SourceStage
 from curate.store.groups import Group
 from curate.store.workspace import Workspace
@@ -220,7 +221,7 @@ def _truth(plan: Plan) -> str | None:
 def _resolve_devices(plan: Plan, engine: Engine) -> None:
     gpus = bool(engine.describe().get("gpus"))
     for step in plan.steps:
-        if gpus and isinstance(step.stage, EmbedStage | ClusterStage):
+        if gpus and isinstance(step.stage, EmbedStage | ClusterStage | RelabelStage):
             step.stage.gpus = 1.0
 
 

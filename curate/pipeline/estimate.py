@@ -13,6 +13,7 @@ from curate.formats.datacomp_metadata import rows_about
 from curate.pipeline.plan import Plan, Step
 from curate.pipeline.runfile import read_run
 from curate.report.page import size
+from curate.stages.relabel import RelabelStage
 from curate.stages.sink import Outlook, Sink, Source
 from curate.store.columns import part_file
 
@@ -20,9 +21,9 @@ BYTES_PER_SAMPLE = 60_000
 """Assumed before the index is there, unless the input is smaller than one sample a shard."""
 BYTES_PER_ROW = 1_600
 """Assumed of ready embeddings: 768 numbers in float16, and their metadata."""
-RATES = {"index": 12_000.0, "caption": 20_000.0, "hash": 900.0, "embed": 25.0, "release": 6_500.0}
+RATES = {"index": 12_000.0, "caption": 20_000.0, "hash": 900.0, "embed": 25.0, "relabel": 25.0, "release": 6_500.0}
 """Samples a second of one worker, measured on one core of an AMD EPYC: index and release with samples of 15 kB, embed
-with the packaged EfficientNet-Lite0 on photos, hash on JPEGs of 512 to 1,024 pixels."""
+and relabel with the packaged EfficientNet-Lite0 on photos, hash on JPEGs of 512 to 1,024 pixels."""
 DEFAULT_RATE = 100_000.0
 PAIR_NS = 0.03
 """Nanoseconds of one core for one pair of vectors and one dimension, benchmarks/dedup.py."""
@@ -195,6 +196,7 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
     bare = bool(plan.sources) and plan.sources[0].kind in ("embeddings", "datacomp")
     nbytes = {
         "embed": vectors + rows * 8,
+        "relabel": rows * (_map_bytes(step) + 24),
         "read_embeddings": plan.nbytes if bare else vectors,
         "write_embeddings": plan.nbytes if bare else vectors,
         "release": rows * 60 if bare else plan.nbytes,
@@ -219,6 +221,11 @@ def _step(plan: Plan, step: Step, rows: int, workers: int, measured: float | Non
         "notes": _notes(plan, step, rows) if left else [],
         "facts": step.stage.facts(),
     }
+
+
+def _map_bytes(step: Step) -> int:
+    stage = step.stage
+    return stage.info.dtype.itemsize if isinstance(stage, RelabelStage) else 0
 
 
 def _packaged(step: Step) -> bool:
@@ -246,11 +253,13 @@ def warnings(plan: Plan, measured: Mapping[str, float]) -> list[str]:
             found.append(f"no later stage uses the vectors of {name}")
         if kind == "prune" and not dedups:
             found.append(f"{name} has no dedup before it: duplicates may fill places among those that stay")
-    if any(step.kind == "embed" and step.name not in measured and not _packaged(step) for step in plan.steps):
-        found.append(
-            "the time of embed is that of the packaged EfficientNet-Lite0 on a CPU; a pilot (--limit-shards 1) in this "
-            "workspace gives the next plan your own rate"
-        )
+    guessed = [step.name for step in plan.steps if step.kind in ("embed", "relabel") and not _packaged(step)]
+    for name in guessed:
+        if name not in measured:
+            found.append(
+                f"the time of {name} is that of the packaged EfficientNet-Lite0 on a CPU; a pilot (--limit-shards 1) "
+                "in this workspace gives the next plan your own rate"
+            )
     if not {"release", "write_embeddings", "write_subset"} & set(names):
         found.append("no release stage: the run decides which samples stay but writes no dataset")
     return found

@@ -17,6 +17,7 @@ from curate.engine.exchange import Buckets
 from curate.errors import CurateError, InputError
 from curate.formats.sources import PartSource
 from curate.pipeline.api import Run
+from curate.pipeline.explain_labels import explain_labels, explain_map
 from curate.pipeline.explain_made import explain_made
 from curate.pipeline.load import load
 from curate.pipeline.plan import input_sources
@@ -24,6 +25,7 @@ from curate.pipeline.retries import read_retries
 from curate.pipeline.runfile import StepRecord
 from curate.pipeline.stories import Other, StepStory, Story, Verdict
 from curate.stages import configs
+from curate.stages.prune_rows import grouped_by
 from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS, Layout
 from curate.stages.uids import PREFIXES
 from curate.store.artifacts import read_artifacts
@@ -236,9 +238,14 @@ class _Teller:
             evidence |= {name: group.config.get(name) for name in ("column", "allow", "deny")}
         if record.kind == "prune" and values.get("score") is not None:
             evidence |= self._quota(record, group, part, row, values["score"])
-        hidden = {*_BOOKKEEPING, "uid_hi", "uid_lo", "members", "key", "shard", "vec_row", "text_row"}
+        if record.kind == "relabel" and values.get("map_row") is not None:
+            evidence["map"] = explain_map(self.run, record.name, part, values["map_row"])
+        if record.kind == "label_sets" and values.get("outcome") is not None:
+            label = self.row(self.index_step, part, row)["label"]
+            evidence |= explain_labels(self.run, record.name, values, label)
+        hidden = {*_BOOKKEEPING, "uid_hi", "uid_lo", "members", "key", "shard", "vec_row", "text_row", "map_row"}
         hidden |= {"duplicate_of", "keeper", "first_part", "first_row", "of_part", "of_row", "order_key", "links"}
-        hidden |= {"content_hi", "content_lo"}
+        hidden |= {"content_hi", "content_lo", "map_row"}
         shown = {name: value for name, value in values.items() if name not in hidden and value is not None}
         return StepStory(record.name, record.kind, verdict, reason, shown, evidence)
 
@@ -248,16 +255,13 @@ class _Teller:
         table, told = artifacts["concepts"], artifacts["diagnostics"]
         assert isinstance(table, pl.DataFrame)
         assert isinstance(told, dict)
-        # the step and column of the group; one group of all has none
-        step, column = {"label": (self.index_step, "label"), "all": (None, "")}.get(
-            told["within"], (told["within"], "concept")
-        )
+        step, column, name = grouped_by(told["within"], table, self.index_step)
         mine = 0 if step is None else self.row(step, part, row)[column]
-        facts = table.filter(pl.col("label" if column == "label" else "concept") == mine).row(0, named=True)
+        facts = table.filter(pl.col(name) == mine).row(0, named=True)
         which = group.config["which"]
         found = {"concept": facts["concept"], "quota": facts["quota"], "size": facts["size"], "which": which}
-        if column == "label":
-            found["label"] = mine
+        if facts["label"] is not None:
+            found["label"] = facts["label"]
         if group.rows <= RANKED_ROWS and which in ("hard", "easy"):
             found["rank"] = 1 + self._better(record.name, (step, column, mine), score, which, part, row)
         return found

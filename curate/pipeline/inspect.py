@@ -164,6 +164,10 @@ def _vectors(place: Workspace, meta: PartMeta, rows: int) -> Iterator[dict[str, 
             yield facts | {"problem": problem}
             continue
         packed = read_vectors(place, "", meta.part, meta.fingerprint, which)
+        if packed.dtype.fields is not None:
+            fields = {field: f"{kind.base} {list(kind.shape)}" for field, (kind, *_) in packed.dtype.fields.items()}
+            yield facts | {"fields": fields} | _first(packed, rows)
+            continue
         norms = np.linalg.norm(packed[:10_000].astype(np.float64), axis=1)
         spread = {"norm_min": float(norms.min()), "norm_max": float(norms.max())} if len(norms) else {}
         yield facts | spread | _first(packed, rows)

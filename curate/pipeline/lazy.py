@@ -53,7 +53,7 @@ def vector_rows(workspace: Workspace, group: Group, which: str) -> pl.LazyFrame:
     """
     starts = np.cumsum([0, *(part.rows for part in group.parts)], dtype=np.int64)[:-1]
     first = Vectors(workspace, group, which).ends[:-1]
-    column = {"image": "vec_row"}.get(which, f"{which}_row")
+    column = {"image": "vec_row", "maps": "map_row"}.get(which, f"{which}_row")
     # the number of parts that start at or before a row says which part it lies in; empty parts start there too
     part = pl.lit(pl.Series(starts)).search_sorted(pl.col("_row").cast(pl.Int64), side="right") - 1
     return (

@@ -220,17 +220,19 @@ class _Checker:
     def _references(self, stages: list[_Stage], names: list[str], position: int) -> None:
         stage = stages[position]
         for field, reference in references_of(self.registry[stage.kind]).items():
-            known = {name: s.kind for s, name in zip(stages, names, strict=True) if s.kind in reference.kinds}
+            wanted = reference.kinds | reference.named
+            known = {name: s.kind for s, name in zip(stages, names, strict=True) if s.kind in wanted}
             earlier = list(dict.fromkeys(name for name in names[:position] if name in known))
             given = stage.options.get(field)
             path = (*stage.path, field)
             if given is None:
-                self._default_reference(stage, path, reference, earlier)
+                nameless = [name for name in earlier if known[name] in reference.kinds]
+                self._default_reference(stage, path, reference, nameless)
                 continue
             for item in given if isinstance(given, list) else [given]:
                 if not isinstance(item, str) or item in earlier or item in self.unusable or item in reference.words:
                     continue
-                kinds = " or ".join(sorted(reference.kinds))
+                kinds = " or ".join(sorted(wanted))
                 have = f"; the earlier ones are {', '.join(earlier)}" if earlier else "; there is none before this one"
                 if item == names[position] or item in names[position + 1 :]:
                     message = f"a stage can only refer to an earlier one, and {shown(item)} is not earlier{have}"

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from curate.engine.events import Event
+from curate.formats.label_maps import MapsInfo
 from curate.fractal.specification import Specification
 from curate.pipeline.runfile import RunFile
 from curate.pipeline.schemas import check_schemas, json_schema, pipeline_schema, write_schemas
@@ -26,6 +27,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "manifest": Manifest,
     "shard-stats": ShardStats,
     "fractal-specification": Specification,
+    "label-map": MapsInfo,
 }
 
 

@@ -15,6 +15,7 @@ from curate.pipeline.retries import Retried
 from curate.pipeline.scored import scored, scored_lines
 from curate.pipeline.truth import found_of_planted
 from curate.report.page import duration, size
+from curate.stages.label_sets import KNOWN, NO_LABELS
 from curate.store.columns import read_columns
 from curate.store.uids import format_uid
 
@@ -56,6 +57,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "broken": list(_broken(run)),
         "concepts": _concepts(run),
         "chosen": list(_chosen(run)),
+        "uncompared": list(_uncompared(run)),
         "lists": list(_lists(run)),
         "scores": list(scored(run)),
         "thresholds": list(_thresholds(run)),
@@ -144,6 +146,15 @@ def _chosen(run: Run) -> Iterator[dict[str, Any]]:
             yield from [{"step": step.name, **auto}] if auto else []
 
 
+def _uncompared(run: Run) -> Iterator[dict[str, str]]:
+    """label_sets steps that could not compare the labels that were given with the new ones, and why."""
+    for step in run.record.steps:
+        if step.kind == "label_sets" and step.status == "done":
+            why = run.artifacts(step.name)["label_sets"]["given"]
+            if why not in (KNOWN, NO_LABELS):
+                yield {"step": step.name, "why": why}
+
+
 def _concepts(run: Run) -> dict[str, Any] | None:
     """Quotas of the last prune stage: the largest and the smallest, and how hard the bounds pressed."""
     prunes = [step for step in run.record.steps if step.kind == "prune" and step.status == "done"]
@@ -151,7 +162,7 @@ def _concepts(run: Run) -> dict[str, Any] | None:
         return None
     artifacts = run.artifacts(prunes[-1].name)
     table = artifacts["concepts"].filter(pl.col("size") > 0).sort(["quota", "concept"], descending=[True, False])
-    columns = ["concept", "size", "quota", "complexity", "saturated"]
+    columns = ["concept", "label", "size", "quota", "complexity", "saturated"]
     return {
         "step": prunes[-1].name,
         "diagnostics": artifacts["diagnostics"],
@@ -210,10 +221,15 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     for auto in summary["chosen"]:
         yield ""
         yield f"{auto['step']}: {auto['concepts']:,} concepts (auto, to {auto['purpose']}): {auto['why']}"
+    for one in summary["uncompared"]:
+        yield ""
+        yield f"warning: {one['step']}: the given labels are not compared with the new ones: {one['why']}"
     if concepts := summary["concepts"]:
         yield ""
         for which in ("largest", "smallest"):
-            told = ", ".join(f"#{c['concept']}: {c['quota']:,} of {c['size']:,}" for c in concepts[which])
+            told = ", ".join(
+                f"{c['label'] or '#' + str(c['concept'])}: {c['quota']:,} of {c['size']:,}" for c in concepts[which]
+            )
             yield f"{which} quotas:  {told}"
         for warning in concepts["diagnostics"]["warnings"]:
             yield f"warning: {concepts['step']}: {warning}"

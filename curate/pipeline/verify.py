@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +24,8 @@ from curate.errors import InputError
 from curate.formats.datacomp import open_subset
 from curate.formats.tar import Member, TarScan, check_name, printable, split_name
 from curate.pipeline.hashing import Hashing
+from curate.pipeline.verify_labels import LabelMapsCheck, ShardMaps
+from curate.pipeline.violations import NAMED, Violation, shown, some
 from curate.stages.fractal import CARD, SPECIFICATION, SYSTEMS
 from curate.stages.release_layout import LAYOUTS, SAMPLE_IDS
 from curate.store.manifest import Manifest, read_manifest
@@ -32,24 +34,11 @@ from curate.store.workspace import Workspace
 MANIFEST = "manifest.json"
 _SHARD = re.compile(r"(\d{5,})\.tar\Z")
 _KNOWN = re.compile(
-    r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|specification)\.json|sample_ids\.npy|systems\.parquet|README\.md|"
-    r"(samples|dropped)\.parquet/\d{5,}\.parquet)\Z"
+    r"(\d{5,}\.tar|\d{5,}_stats\.json|(sizes|classes|specification|label_maps)\.json|sample_ids\.npy|systems\.parquet|README\.md|"
+    r"(samples|dropped)\.parquet/\d{5,}\.parquet|label_maps/\d{5,}\.npy)\Z"
 )
-_FOLDERS = ("", "samples.parquet", "dropped.parquet")
+_FOLDERS = ("", "samples.parquet", "dropped.parquet", "label_maps")
 _UID = re.compile(r"[0-9a-f]{32}\Z")
-_NAMED = 5
-"""Examples given when one check fails for many samples."""
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One thing that does not fit: in which file, and what."""
-
-    file: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
 
 
 @dataclass
@@ -92,7 +81,8 @@ def verify_release(
 
     workers: threads that read and hash. advance(n): called as n more shards or tables are done. Every file is read
     once. Raises StorageError when there is no manifest or it cannot be understood.
-    Memory: per thread a member and a shard's table; 16 bytes a sample for the uids, three times that while sorting.
+    Memory: per thread a member, a shard's table and its label maps; 16 bytes a sample for the uids, three times that
+    while sorting.
     """
     start = time.monotonic()
     manifest = read_manifest(release)
@@ -138,6 +128,7 @@ class _Checker:
         self.there: dict[str, int] = {}
         self.sizes: dict[str, Any] = {}
         self._seen: set[str] = set()
+        self.maps = LabelMapsCheck(manifest, self.bad)
         self.layout = LAYOUTS["datacomp" if SAMPLE_IDS in manifest.files else "webdataset"]
 
     def bad(self, file: str, what: str) -> None:
@@ -169,6 +160,7 @@ class _Checker:
             self._json("classes.json")
         if SPECIFICATION in listed:
             self._fractals()
+        self.maps.read_info(self._read)
 
     def _fractals(self) -> None:
         """A specification, the classes it needs, and the card."""
@@ -176,7 +168,7 @@ class _Checker:
         systems = self._table(SYSTEMS, ("class",))
         classes = told.get("options", {}).get("classes")
         if systems is not None and told and systems.height != classes:
-            self.bad(SYSTEMS, f"has {systems.height:,} rows, {SPECIFICATION} says {_shown(classes)} classes")
+            self.bad(SYSTEMS, f"has {systems.height:,} rows, {SPECIFICATION} says {shown(classes)} classes")
         self._read(CARD)
 
     def shard(self, name: str) -> _Shard:
@@ -184,10 +176,12 @@ class _Checker:
         number = name.removesuffix(".tar")
         table = self._table(f"samples.parquet/{number}.parquet", ("uid", "sha256", "shard"))
         shard = _Shard(name)
+        maps = self.maps.of_shard(number, self._read)
         with self.release.open(name) as handle:
             stream = Hashing(handle)
-            keys, unlike = self._scan(name, stream, None if table is None else table["sha256"].to_list())
+            keys, unlike = self._scan(name, stream, None if table is None else table["sha256"].to_list(), maps)
             stream.drain()
+        maps.end(name, len(keys))
         uids = self.layout.uids(keys)
         shard.samples, shard.nbytes = len(uids), stream.nbytes
         self._matches(name, stream.nbytes, stream.digest.hexdigest())
@@ -207,7 +201,7 @@ class _Checker:
     def _name(self, shard: _Shard, uids: list[str]) -> None:
         wrong = [uid for uid in uids if not _UID.match(uid or "")]
         if wrong:
-            self.bad(shard.name, f"{len(wrong):,} samples are not named by a uid: {_some(wrong)}")
+            self.bad(shard.name, f"{len(wrong):,} samples are not named by a uid: {some(wrong)}")
         else:
             shard.uids = np.frombuffer(bytes.fromhex("".join(uids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
@@ -219,11 +213,13 @@ class _Checker:
         facts = {"successes": samples, "bytes": stream.nbytes, "sha256": stream.digest.hexdigest()}
         for key, value in facts.items():
             if stats and stats.get(key) != value:
-                self.bad(file, f"says {key} {_shown(stats.get(key))}, but {name} has {_shown(value)}")
+                self.bad(file, f"says {key} {shown(stats.get(key))}, but {name} has {shown(value)}")
         if self.sizes and self.sizes.get(name) != samples:
-            self.bad("sizes.json", f"says {_shown(self.sizes.get(name))} samples in {name}, which has {samples:,}")
+            self.bad("sizes.json", f"says {shown(self.sizes.get(name))} samples in {name}, which has {samples:,}")
 
-    def _scan(self, name: str, stream: Hashing, hashes: list[str | None] | None) -> tuple[list[str], list[str]]:
+    def _scan(
+        self, name: str, stream: Hashing, hashes: list[str | None] | None, maps: ShardMaps
+    ) -> tuple[list[str], list[str]]:
         """Keys of the tar in order; those of samples none of whose members has the sha256 of the table."""
         keys: list[str] = []
         unlike: list[str] = []
@@ -242,6 +238,7 @@ class _Checker:
                     unlike.append(keys[-1])
                 keys.append(key)
                 matched = hashes is None or len(keys) > len(hashes)
+            maps.member(named[1], member.data, key, len(keys) - 1)
             if not matched and hashes is not None:
                 matched = _has(member, hashes[len(keys) - 1])
         if keys and not matched:
@@ -259,9 +256,9 @@ class _Checker:
         pairs = zip(table["uid"].to_list(), uids, strict=False)
         other = [f"row {row} is {uid}, the tar has {key}" for row, (uid, key) in enumerate(pairs) if uid != key]
         if other:
-            self.bad(file, f"{len(other):,} rows differ from the order of {name}: {_some(other, 2)}")
+            self.bad(file, f"{len(other):,} rows differ from the order of {name}: {some(other, 2)}")
         elif unlike:
-            self.bad(name, f"{len(unlike):,} images have not the sha256 of {file}: {_some(unlike)}")
+            self.bad(name, f"{len(unlike):,} images have not the sha256 of {file}: {some(unlike)}")
         strangers = table.filter(pl.col("shard").is_null() | (pl.col("shard") != name)).height
         if strangers:
             self.bad(file, f"{strangers:,} rows name another shard than {name}")
@@ -331,11 +328,11 @@ class _Checker:
         meant = len(again) == (self.manifest.copies or 0) and (shard[again] == shard[again + 1]).all()
         if not meant:
             examples = []
-            for place in again[:_NAMED]:
+            for place in again[:NAMED]:
                 first, second = (shards[int(n)].name for n in shard[place : place + 2])
                 uid = "".join(f"{int(word):016x}" for word in ranked[place])
                 examples.append(f"{uid} in {first} and {second}")
-            told = _some(examples, _NAMED, len(again))
+            told = some(examples, NAMED, len(again))
             self.bad(MANIFEST, f"{len(again):,} samples share a uid with another one: {told}")
         return ranked
 
@@ -388,13 +385,3 @@ class _Checker:
 
 def _has(member: Member, sha256: str | None) -> bool:
     return sha256 is not None and member.data is not None and hashlib.sha256(member.data).hexdigest() == sha256
-
-
-def _some(items: Iterable[str], shown: int = _NAMED, total: int | None = None) -> str:
-    items = list(items)
-    rest = (total or len(items)) - min(len(items), shown)
-    return ", ".join(items[:shown]) + (f" and {rest:,} more" if rest else "")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "nothing" if value is None else str(value)

@@ -16,7 +16,9 @@ from curate.fractal.specification import FORMATS
 from curate.pipeline import truth
 from curate.pipeline.api import Run
 from curate.pipeline.samples import Sample, find_samples, sample_bytes
+from curate.pipeline.write_labels import labels_section
 from curate.report import page
+from curate.stages.prune_rows import grouped_by
 from curate.store.images import DecodeError, decode_rgb
 from curate.store.workspace import Workspace
 
@@ -61,6 +63,7 @@ def report_data(run: Run, summary: dict[str, Any]) -> page.ReportData:
         concepts=_concepts(run),
         allocation=_allocation(summary),
         duplicates=_duplicates(run, summary),
+        labels=labels_section(run),
         release=_release(summary),
         made=tuple(_made(run)) if summary["made"] else None,
         next_steps=_next_steps(summary),
@@ -121,9 +124,10 @@ def _concepts(run: Run) -> tuple[page.Concept, ...]:
         return ()
     artifacts = run.artifacts(prunes[-1].name)
     table, within = artifacts["concepts"], artifacts["diagnostics"]["within"]
-    if within == "all":
+    step, column, name = grouped_by(within, table, run.record.steps[0].name)
+    if step is None:
         return ()
-    labels = dict(table.select("concept", "label").iter_rows())
+    groups = dict(table.select("concept", pl.col(name).alias("group")).iter_rows())
     concepts = [
         page.Concept(
             concept=row["concept"],
@@ -138,15 +142,14 @@ def _concepts(run: Run) -> tuple[page.Concept, ...]:
         for row in table.filter(pl.col("size") > 0).iter_rows(named=True)
     ]
     shown = {c.concept for group in page.concepts_to_show(concepts) for c in group}
-    thumbs = {concept: _members(run, prunes[-1].name, within, labels[concept] or concept) for concept in shown}
+    thumbs = {concept: _members(run, prunes[-1].name, step, column, groups[concept]) for concept in shown}
     return tuple(c.model_copy(update={"thumbnails": thumbs.get(c.concept, ())}) for c in concepts)
 
 
-def _members(run: Run, prune: str, within: str, group: int | str) -> tuple[str, ...]:
+def _members(run: Run, prune: str, step: str, column: str, group: int | str) -> tuple[str, ...]:
     """Thumbnails of the kept samples of a concept or class that come first in input order."""
     index = run.record.steps[0].name
     wanted = {index: ["uid_hi"], prune: ["keep"]}
-    step, column = (index, "label") if within == "label" else (within, "concept")
     wanted[step] = [*wanted.get(step, []), column]
     same = pl.col(f"{step}.{column}") == group
     samples = find_samples(run, wanted, same & pl.col(f"{prune}.keep"), THUMBNAILS)

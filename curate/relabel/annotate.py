@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from curate.errors import InputError, ModelError
 from curate.relabel.dense_heads import DenseHead, dense_head
+from curate.relabel.maps import LabelMaps, class_dtype
 
 _LEAST = 1e-38  # a normal float32; the logarithm of 0 would spoil sums
 
@@ -163,6 +164,21 @@ class Ensemble:
     def maps(self, batches: Sequence[Tensor]) -> Tensor:
         """The logarithm of `probabilities` (of 1e-38 where less): logits for `maps.top_k` at temperature 1, lse 0."""
         return self.probabilities(batches).clamp_min(_LEAST).log()
+
+
+def best_of(logits: Tensor, k: int, temperature: float = 1.0) -> LabelMaps:
+    """`maps.top_k_batch` of finite logits [B, C, H, W] where they lie, so that a GPU need not send them all.
+
+    The same scores and classes; the lse is summed in float32. Memory: five arrays of the size of logits.
+    """
+    scaled = logits.float() / temperature
+    values, places = torch.sort(scaled, dim=1, descending=True, stable=True)  # topk does not say who wins a tie
+    lse = torch.logsumexp(scaled, dim=1)
+    return LabelMaps(
+        values[:, :k].half().cpu().numpy(),
+        places[:, :k].cpu().numpy().astype(class_dtype(logits.shape[1])),
+        lse.cpu().numpy(),
+    )
 
 
 def regrid(maps: Tensor, grid: tuple[int, int]) -> Tensor:

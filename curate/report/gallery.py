@@ -9,17 +9,12 @@ from functools import cache
 from typing import Annotated
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Count = Annotated[int, Field(ge=0)]
-DataUri = Annotated[str, Field(pattern=r"^data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}$")]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from curate.report.values import Count, DataUri, Model
 
 
-class Box(_Model):
+class Box(Model):
     """What can be seen of one object: [left, top, width, height] in pixels."""
 
     number: Count
@@ -28,7 +23,7 @@ class Box(_Model):
     labelled: bool
 
 
-class Picture(_Model):
+class Picture(Model):
     """One image."""
 
     uri: DataUri
@@ -39,7 +34,7 @@ class Picture(_Model):
     boxes: tuple[Box, ...] = ()
 
 
-class Class(_Model):
+class Class(Model):
     """One class: some of its images and what is known of it."""
 
     number: Count
@@ -48,7 +43,7 @@ class Class(_Model):
     pictures: tuple[Picture, ...]
 
 
-class GalleryData(_Model):
+class GalleryData(Model):
     """All that the page says."""
 
     title: str

@@ -17,9 +17,11 @@ from itertools import pairwise
 from typing import Annotated
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from curate.report import charts
+from curate.report import charts, heat
+from curate.report.labels import Labels, tags
+from curate.report.values import Count, DataUri, Model, Uid
 
 SHOWN_CONCEPTS = 6
 """Concepts listed at either end of the quota table, and so the ones worth a thumbnail."""
@@ -27,16 +29,8 @@ SHOWN_CONCEPTS = 6
 _UNREADABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories that a reader cannot see, or that reorder what he sees."""
 
-Count = Annotated[int, Field(ge=0)]
-Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-DataUri = Annotated[str, Field(pattern=r"^data:image/(png|jpeg|webp);base64,[A-Za-z0-9+/]+={0,2}$")]
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Totals(_Model):
+class Totals(Model):
     """Where the rows of the input are now; `rows_in` should equal the sum of the other three."""
 
     rows_in: Count
@@ -50,14 +44,14 @@ class Totals(_Model):
         return self.rows_in - self.alive - self.dropped - self.quarantined
 
 
-class FunnelStage(_Model):
+class FunnelStage(Model):
     """One stage of the run. `reasons` counts what left here, rows in quarantine included; `seconds` is wall time."""
 
     stage: str
     kind: str
     rows_before: Count
     rows_after: Count
-    reasons: dict[str, Count] = {}
+    reasons: dict[str, Count] = Field(default_factory=dict)
     quarantined: Count = 0
     seconds: Annotated[float, Field(ge=0)] = 0.0
     reused: bool = False
@@ -68,7 +62,7 @@ class FunnelStage(_Model):
         return self.rows_before - self.rows_after
 
 
-class BrokenSample(_Model):
+class BrokenSample(Model):
     """A sample in quarantine: it could not be read, and `status` and `detail` say why."""
 
     uid: Uid
@@ -78,15 +72,15 @@ class BrokenSample(_Model):
     detail: str = ""
 
 
-class Quarantine(_Model):
+class Quarantine(Model):
     """All broken samples by number, the first of them by name."""
 
     total: Count = 0
-    by_status: dict[str, Count] = {}
+    by_status: dict[str, Count] = Field(default_factory=dict)
     rows: tuple[BrokenSample, ...] = ()
 
 
-class Concept(_Model):
+class Concept(Model):
     """A concept and its quota. `kept` counts what the quota let through; a saturated concept keeps everything it has.
 
     `complexity` = `d_intra` x `d_inter` (cosine distances); None where the metric has none.
@@ -108,7 +102,7 @@ class Concept(_Model):
         return self.kept / self.size if self.size else 0.0
 
 
-class Allocation(_Model):
+class Allocation(Model):
     """How freely the quotas could follow complexity.
 
     `saturated_share`: share of concepts at their upper bound, 0 to 1. `shift_over_mean_target`: what each free concept
@@ -128,7 +122,7 @@ class Allocation(_Model):
     temperature: float | None = None
 
 
-class Keeper(_Model):
+class Keeper(Model):
     """The sample of a duplicate group that stayed."""
 
     uid: Uid
@@ -136,7 +130,7 @@ class Keeper(_Model):
     thumb: DataUri | None = None
 
 
-class Duplicate(_Model):
+class Duplicate(Model):
     """A sample that went because of its keeper: `exact` means the same image bytes, `similarity` is the cosine of the
     vectors, `bits` how many bits of the perceptual hashes differ.
     """
@@ -149,21 +143,21 @@ class Duplicate(_Model):
     exact: bool = False
 
 
-class DuplicateGroup(_Model):
+class DuplicateGroup(Model):
     """A keeper and what it stands for."""
 
     keeper: Keeper
     dropped: tuple[Duplicate, ...]
 
 
-class Planted(_Model):
+class Planted(Model):
     """Duplicates planted for a demonstration, and how many of them were found."""
 
     found: Count
     planted: Count
 
 
-class Recall(_Model):
+class Recall(Model):
     """What the comparison across concepts may have missed. Of `audited` samples all concepts were asked, so
     `with_duplicate` of them have an earlier duplicate; `found` were seen to. `low` to `high` is a 95 % interval.
     """
@@ -180,7 +174,7 @@ class Recall(_Model):
         return self.found / self.with_duplicate if self.with_duplicate else 0.0
 
 
-class Threshold(_Model):
+class Threshold(Model):
     """Where a dedup stage drew the line: `kept` of `of` samples at `epsilon`, and at other values of it.
 
     `curve` holds (epsilon, kept, share kept), ascending. `recall` is None when nothing was audited, or nothing can be
@@ -196,7 +190,7 @@ class Threshold(_Model):
     complete: bool = False
 
 
-class Duplicates(_Model):
+class Duplicates(Model):
     """`count` samples dropped as duplicates: `exact_count` by their bytes, `hash_count` by their perceptual hash, the
     others by their vectors; a few groups to look at.
     """
@@ -209,7 +203,7 @@ class Duplicates(_Model):
     planted: dict[str, Planted] | None = None
 
 
-class Release(_Model):
+class Release(Model):
     """What was written. `sha256` is the manifest's, in hex; `bytes` counts all shards."""
 
     path: str
@@ -219,7 +213,7 @@ class Release(_Model):
     sha256: str
 
 
-class Made(_Model):
+class Made(Model):
     """A sample that the run made."""
 
     uid: Uid
@@ -228,7 +222,7 @@ class Made(_Model):
     thumb: DataUri | None = None
 
 
-class ReportData(_Model):
+class ReportData(Model):
     """Everything a report says. A part that is None or empty gets one plain sentence instead of its section.
 
     `created` is printed as given, so the same data make the same page. A next step is a command, optionally followed
@@ -244,6 +238,8 @@ class ReportData(_Model):
     concepts: tuple[Concept, ...] = ()
     allocation: Allocation | None = None
     duplicates: Duplicates | None = None
+    labels: Labels | None = None
+    """What the stages `relabel` and `label_sets` found; a run without them has no such section."""
     release: Release | None = None
     made: tuple[Made, ...] | None = None
     """The first samples of a run that made them all; None for a run that read an input."""
@@ -309,6 +305,8 @@ def render(summary: ReportData) -> str:
         stage_bar=charts.stage_bar,
         meter=charts.meter,
         kept_curve=charts.kept_curve,
+        tags=tags,
+        scale=heat.scale(),
     )
     return page.strip() + "\n"
 

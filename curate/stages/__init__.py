@@ -25,10 +25,12 @@ from curate.stages.hash import HashStage
 from curate.stages.heads import HeadsStage
 from curate.stages.hierarchy import HierarchyStage
 from curate.stages.index import IndexStage
+from curate.stages.label_sets import LabelSetsStage
 from curate.stages.lists import ListsStage
 from curate.stages.near import NearStage
 from curate.stages.prune import PruneStage
 from curate.stages.read_embeddings import ReadEmbeddingsStage
+from curate.stages.relabel import RelabelStage
 from curate.stages.release import ReleaseStage
 from curate.stages.sample import SampleStage
 from curate.stages.score import ScoreStage
@@ -46,6 +48,8 @@ STAGES: dict[str, type[Stage[Any]]] = {
     "dedup_hash": DedupHashStage,
     "embed": EmbedStage,
     "read_embeddings": ReadEmbeddingsStage,
+    "relabel": RelabelStage,
+    "label_sets": LabelSetsStage,
     "heads": HeadsStage,
     "cluster": ClusterStage,
     "hierarchy": HierarchyStage,

@@ -74,7 +74,8 @@ class Columns:
     """What `map` returns: the frame, packed vectors by name, things to report."""
 
     frame: pl.DataFrame
-    vectors: Mapping[str, NDArray[np.float16]] = field(default_factory=dict)
+    vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Float16 unit rows [n, d], or records [n], by name."""
     notes: list[dict[str, Any]] = field(default_factory=list)
     facts: Mapping[str, int] = field(default_factory=dict)
     """Counts of the work done, summed over the parts of this run for run.json; not stored with the part."""

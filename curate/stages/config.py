@@ -55,13 +55,16 @@ class Reference:
     When the option is left out, the nearest earlier stage of those kinds is meant; it must exist unless `optional`.
     `follow` names another option of the same stage: left out then means what that other step itself refers to.
     `words` may stand in place of a name and refer to no step; the stage says what they mean, also in its `identity`.
+    `named` are further kinds, which are meant only when the option names them.
     """
 
     kinds: AbstractSet[str]
     follow: str | None = None
     optional: bool = False
     words: AbstractSet[str] = frozenset()
+    named: AbstractSet[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kinds", frozenset(self.kinds))
         object.__setattr__(self, "words", frozenset(self.words))
+        object.__setattr__(self, "named", frozenset(self.named))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -121,7 +122,7 @@ class Part:
         """Artifacts of an earlier step."""
         return load_artifacts(self.workspace, self.layers, step)
 
-    def vectors(self, step: str, which: str = "image") -> NDArray[np.float16]:
-        """Packed vectors, float16 [n, d]; the step's `vec_row` column says which is whose."""
+    def vectors(self, step: str, which: str = "image") -> NDArray[Any]:
+        """Packed vectors, float16 [n, d], or records [n]; the step's `vec_row` or `map_row` says which is whose."""
         layer = self.layer(step)
         return read_vectors(self.workspace, layer.folder, self.index, layer.fingerprint, which)

@@ -40,8 +40,12 @@ class PruneConfig(StageConfig):
         min_length=1,
         description="How samples are ranked: dbp, ssp, random, or an earlier score stage or column of numbers.",
     )
-    within: Annotated[str | None, Reference({"cluster"}, optional=True, words=frozenset({LABEL, ALL}))] = Field(
-        None, description="Groups: a cluster stage (default: the nearest before), label (the classes) or all (one)."
+    within: Annotated[
+        str | None, Reference({"cluster"}, optional=True, words=frozenset({LABEL, ALL}), named={"label_sets"})
+    ] = Field(
+        None,
+        description="Groups: a cluster stage (default: the nearest before), a label_sets stage (its best labels), "
+        "label (the classes) or all (one).",
     )
     which: Literal["hard", "easy", "middle", "random"] = Field(
         "hard",
@@ -128,7 +132,7 @@ class PruneStage(Stage[PruneConfig]):
 
     def identity(self) -> dict[str, Any]:
         """Groups that are no step."""
-        return {} if self.reader.by_concept else {"within": self.reader.within}
+        return {} if self.reader.by_step else {"within": self.reader.within}
 
     def check(self) -> None:
         """What the columns and the options say together."""
@@ -210,16 +214,19 @@ class PruneStage(Stage[PruneConfig]):
         """First pass: counts and sums per group. Later passes: counts inside the windows of the search."""
         rows = self.reader.rows(part)
         if not state:
-            groups, inverse, counts = np.unique(rows.group, return_inverse=True, return_counts=True)
+            groups, first, inverse, counts = np.unique(
+                rows.group, return_index=True, return_inverse=True, return_counts=True
+            )
             sums = np.zeros(len(groups), dtype=np.int64)
             if rows.distance is not None:
                 np.add.at(sums, inverse, rows.distance)
             ends = [rows.key.min(), rows.key.max()] if len(rows.key) else []
-            return {"groups": groups, "counts": counts, "sums": sums, "ends": np.asarray(ends, dtype=np.int64)}
-        found = restored(state, "search.").count(
+            found = {"groups": groups, "counts": counts, "sums": sums, "ends": np.asarray(ends, dtype=np.int64)}
+            return found if rows.name is None else found | {"called": rows.name[first]}
+        windows = restored(state, "search.").count(
             self._groups(rows, state.get("labels")), rows.key, rows.uid_hi, rows.uid_lo
         )
-        return {f"{name}.{what}": a for name, pair in found.items() for what, a in zip(_SPARSE, pair, strict=True)}
+        return {f"{name}.{what}": a for name, pair in windows.items() for what, a in zip(_SPARSE, pair, strict=True)}
 
     def reduce(
         self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State
@@ -242,14 +249,16 @@ class PruneStage(Stage[PruneConfig]):
         return self._onwards(kept, search.narrowed(counts))
 
     def _counted(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals) -> Arrays:
-        within, ends = self.reader.within, list[int]()
-        known: NDArray[Any] = np.zeros(0, dtype=np.str_) if within == LABEL else np.zeros(1, dtype=np.int32)
+        within, ends, called = self.reader.within, list[int](), dict[int, str]()
+        known: NDArray[Any] = np.zeros(1, dtype=np.int32)
         if self.reader.by_concept:
             known = np.arange(len(totals.artifacts(within)["centroids"]))  # type: ignore[arg-type]
+        elif self.reader.by_class:
+            known = np.zeros(0, dtype=np.uint32 if self.reader.by_best else np.str_)
         counts, sums = np.zeros(len(known), dtype=np.int64), np.zeros(len(known), dtype=np.int64)
         for summary in summaries:
             groups = summary["groups"]
-            if within == LABEL and (new := np.setdiff1d(groups, known)).size:
+            if self.reader.by_class and (new := np.setdiff1d(groups, known)).size:
                 larger = np.union1d(known, new)
                 at = np.searchsorted(larger, known)
                 known, old = larger, counts
@@ -260,8 +269,12 @@ class PruneStage(Stage[PruneConfig]):
             sums[at] += summary["sums"]
             ends += summary["ends"].tolist()
             ends = [min(ends), max(ends)] if ends else []
+            if "called" in summary:
+                called = dict(zip(groups.tolist(), summary["called"].tolist(), strict=True)) | called
         base = {"counts": counts, "sums": sums, "ends": np.asarray(ends, dtype=np.int64)}
-        return base | ({"labels": known} if within == LABEL else {})
+        if self.reader.by_best:
+            base["called"] = np.asarray([called[number] for number in known.tolist()], dtype=np.str_)
+        return base | ({"labels": known} if self.reader.by_class else {})
 
     def _onwards(self, state: Arrays, search: Search | None) -> dict[str, Artifact] | Again:
         """The next pass of a search, the search of the next budget, or the end."""
@@ -297,7 +310,9 @@ class PruneStage(Stage[PruneConfig]):
         rows = self.reader.rows(part)
         table = artifacts["concepts"]
         assert isinstance(table, pl.DataFrame)
-        labels = np.asarray(table["label"].to_list(), dtype=np.str_) if self.reader.within == LABEL else None
+        labels: NDArray[Any] | None = None
+        if self.reader.by_class:
+            labels = table["class"].to_numpy() if self.reader.by_best else np.asarray(table["label"], dtype=np.str_)
         group = self._groups(rows, labels)
         quota, size = table["quota"].to_numpy(), table["size"].to_numpy()
         repeats, budget = np.zeros(len(group), dtype=np.int64), np.zeros(len(group))

@@ -193,8 +193,11 @@ def _table(
 ) -> pl.DataFrame:
     k = len(counts)
     table = pl.DataFrame({"concept": np.arange(k, dtype=np.int32), "size": counts})
-    labels: list[str | None] = state["labels"].tolist() if "labels" in state else [None] * k
+    numbered = "called" in state  # classes of a label_sets step; two may have one name
+    labels: list[str | None] = state["called" if numbered else "labels"].tolist() if "labels" in state else [None] * k
     table = table.with_columns(pl.Series("label", labels, dtype=pl.String))
+    if numbered:
+        table = table.with_columns(pl.Series("class", state["labels"], dtype=pl.UInt32))
     for name, source in (("d_intra", "intra"), ("d_inter", "inter"), ("complexity", "complexity")):
         table = table.with_columns(pl.Series(name, state.get(source, [None] * k), dtype=pl.Float64))
     target = state["weights"] * budget if "weights" in state else [None] * k

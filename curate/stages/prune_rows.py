@@ -22,7 +22,9 @@ from curate.stages.part import Part
 from curate.store.uids import hash64
 
 LABEL, ALL = "label", "all"
-"""Values of `within` that are no cluster step: the classes of the index, and one group of all."""
+"""Values of `within` that are no step: the classes of the index, and one group of all."""
+BEST, NAME = "best", "best_name"
+"""Columns of a label_sets step: number of the most probable kept class, and what it is called."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Rows:
     index: NDArray[np.int64]
     """[m] their rows."""
     group: NDArray[Any]
-    """[m] int32 concept, or class as text."""
+    """[m] int32 concept, class as text, or uint32 class of a label_sets step."""
+    name: NDArray[Any] | None
+    """[m] what the class is called, where groups are those of a label_sets step; two may have one name."""
     score: NDArray[np.int64]
     """[m] what the metric says; high = hard."""
     key: NDArray[np.int64]
@@ -53,12 +57,27 @@ class Reader:
     metric: str
     which: Which
     within: str
-    """Name of a cluster step, or `label`, or `all`."""
+    """Name of a cluster or a label_sets step, or `label`, or `all`."""
+
+    @property
+    def by_step(self) -> bool:
+        """Whether groups are those of an earlier step."""
+        return self.within not in (LABEL, ALL)
+
+    @property
+    def by_best(self) -> bool:
+        """Whether groups are the best labels of a label_sets step."""
+        return self.by_step and "concept" not in self.context.schema.get(self.within, ())
 
     @property
     def by_concept(self) -> bool:
         """Whether groups are the concepts of a cluster step."""
-        return self.within not in (LABEL, ALL)
+        return self.by_step and not self.by_best
+
+    @property
+    def by_class(self) -> bool:
+        """Whether groups are classes, which are known only once all parts were seen."""
+        return self.by_best or self.within == LABEL
 
     @property
     def draws(self) -> bool:
@@ -102,7 +121,7 @@ class Reader:
     def reads(self) -> tuple[str, ...]:
         """Steps whose columns are read."""
         first = next(iter(self.context.schema))
-        steps = [first, *([self.within] if self.by_concept else [])]
+        steps = [first, *([self.within] if self.by_step else [])]
         if self.column is not None:
             steps.append(self.column.rpartition(".")[0])
         return tuple(dict.fromkeys(steps))
@@ -111,9 +130,9 @@ class Reader:
         """The rows of a part. Memory: the columns used."""
         column, wanted = self.column, ["uid_hi", "uid_lo"]
         index_step = next(iter(self.context.schema))
-        group = f"{self.within}.concept" if self.by_concept else f"{index_step}.label"
+        group = f"{self.within}.{BEST if self.by_best else 'concept'}" if self.by_step else f"{index_step}.label"
         wanted += [group] if self.within != ALL else []
-        wanted += [f"{self.within}.distance"] if self.by_concept else []
+        wanted += [f"{self.within}.distance"] if self.by_concept else [f"{self.within}.{NAME}"] if self.by_best else []
         wanted += [column] if column is not None else []
         frame = part.columns(*dict.fromkeys(wanted))
         grouped = frame[group].is_not_null() if self.within != ALL else pl.Series(np.ones(frame.height, dtype=bool))
@@ -123,8 +142,9 @@ class Reader:
             if frame[column].dtype.is_float():
                 scored &= frame[column].is_not_nan().fill_null(False)
         unscored = f"null: {'distance' if self.metric in ('dbp', 'ssp') else self.metric}"
+        ungrouped = "no_concept" if self.by_concept else f"null: {group.rpartition('.')[2]}"
         reason = pl.select(
-            reason=pl.when(~grouped).then(pl.lit("no_concept") if self.by_concept else pl.lit("null: label"))
+            reason=pl.when(~grouped).then(pl.lit(ungrouped))
             .when(~scored).then(pl.lit(unscored)).otherwise(pl.lit("over_quota"))
         ).to_series()  # fmt: skip
         index = np.flatnonzero(part.alive & grouped.to_numpy() & scored.to_numpy())
@@ -140,7 +160,8 @@ class Reader:
         else:
             score = as_int64(frame[column].to_numpy())
         key = best_first(score, "random", draw) if self.which == "random" else score
-        return Rows(index, self._groups(frame, group), score, key, hi, lo, distance, reason)
+        name = np.asarray(frame[f"{self.within}.{NAME}"].to_list(), dtype=np.str_) if self.by_best else None
+        return Rows(index, self._groups(frame, group), name, score, key, hi, lo, distance, reason)
 
     def _groups(self, frame: pl.DataFrame, group: str) -> NDArray[Any]:
         if self.within == ALL:
@@ -148,6 +169,18 @@ class Reader:
         if self.within == LABEL:
             return np.asarray(frame[group].to_list(), dtype=np.str_)
         return frame[group].to_numpy()
+
+
+def grouped_by(within: str, table: pl.DataFrame, index: str) -> tuple[str | None, str, str]:
+    """Step and column that say a row's group, None and "" for one of all; column of the table `concepts` with the same.
+
+    within: as the diagnostics have it. index: name of the step that made the rows.
+    """
+    if within == ALL:
+        return None, "", "concept"
+    if within == LABEL:
+        return index, LABEL, "label"
+    return (within, BEST, "class") if "class" in table.columns else (within, "concept", "concept")
 
 
 def _distance(values: pl.Series) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from curate.stages.base import State, Totals
 from curate.stages.config import StageConfig
 from curate.stages.part import Part
 from curate.stages.release_files import TarOut, lost, put_json, put_table
+from curate.stages.release_labels import Labels, Picked, Where
 from curate.stages.release_layout import LAYOUTS, Layout
 from curate.stages.sink import Lost, Sink, Unit
 from curate.store.artifacts import Artifact
@@ -42,6 +43,9 @@ class ReleaseConfig(StageConfig):
     layout: Literal["webdataset", "datacomp"] = Field(
         "webdataset", description="Names of shards and members; datacomp: as DataComp's tools read and write them."
     )
+    label_maps: Where = Field(
+        "both", description="Label maps of a relabel stage: members of the samples, an array a shard, or both."
+    )
 
 
 class ReleaseStage(Sink[ReleaseConfig]):
@@ -50,15 +54,20 @@ class ReleaseStage(Sink[ReleaseConfig]):
     kind = "release"
     VERSION = 1
     Config = ReleaseConfig
-    not_hashed = frozenset({"layout"})
+    not_hashed = frozenset({"layout", "label_maps"})
 
     def identity(self) -> dict[str, Any]:
-        """The layout, unless it is the one that all releases had once."""
-        return {} if self.config.layout == "webdataset" else {"layout": self.config.layout}
+        """The layout, unless it is the one that all releases had once; where labels are from, if there are any."""
+        layout = {} if self.config.layout == "webdataset" else {"layout": self.config.layout}
+        return layout | self._labels.identity()
 
     @property
     def _layout(self) -> Layout:
         return LAYOUTS[self.config.layout]
+
+    @property
+    def _labels(self) -> Labels:
+        return Labels.of(self.context.schema, self.config.label_maps)
 
     @property
     def _bare(self) -> bool:
@@ -93,7 +102,8 @@ class ReleaseStage(Sink[ReleaseConfig]):
         # a table of numbers has numbered the classes already
         as_is = self.context.input.labels is not None and all(map(is_number, classes))
         names = sorted(classes, key=int) if as_is else sorted(classes)
-        return {"layout": np.asarray(layout, dtype=np.int64), "classes": {"names": names, "as_is": as_is}}
+        made: dict[str, Artifact] = {"layout": np.asarray(layout, dtype=np.int64)}
+        return made | {"classes": {"names": names, "as_is": as_is}} | self._labels.artifacts(totals)
 
     def _given_labels(self, part: Part) -> list[str]:
         """Labels of the samples of tars that have no label member: their inner tar or the table of labels gave them."""
@@ -126,7 +136,9 @@ class ReleaseStage(Sink[ReleaseConfig]):
             return self._dropped(unit, parts[0], target)
         layout = artifacts["layout"]
         assert isinstance(layout, np.ndarray)
-        return self._shard(unit, parts, layout, _class_numbers(artifacts), target)
+        names = artifacts.get("label_names", {})
+        assert isinstance(names, dict)
+        return self._shard(unit, parts, layout, _class_numbers(artifacts), names, target)
 
     # --- shards -----------------------------------------------------------------------------------------------------
 
@@ -136,6 +148,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
         parts: Sequence[Part],
         layout: NDArray[np.int64],
         classes: Mapping[str, int],
+        names: Mapping[str, str],
         target: Workspace,
     ) -> dict[str, Any]:
         start, stop = self._cuts(int(layout.sum()))[unit.index]
@@ -151,16 +164,20 @@ class ReleaseStage(Sink[ReleaseConfig]):
             files = put_table(target, f"samples.parquet/{stem}.parquet", table)
             copies = table.height - samples.height
             return {"kind": "table", "shard": name, "samples": table.height, "copies": copies, "files": files}
-        tables, json_uids = [], Counter[str]()
+        tables, json_uids, maps = [], Counter[str](), list[Picked]()
         with target.create(name) as out:
             tar = TarOut(out)
             for part, rows in pieces:
-                tables.append(self._copy(part, rows, classes, tar, json_uids))
+                if (picked := self._labels.records(part, rows)) is not None:
+                    maps.append(picked)
+                tables.append(self._copy(part, rows, classes, names, picked, tar, json_uids))
             tar.close()
         samples = pl.concat(tables).with_columns(shard=pl.lit(name))
         table = self._layout.repeated(samples)
         files = {name: [tar.nbytes, tar.digest.hexdigest()]}
         files |= put_table(target, f"samples.parquet/{stem}.parquet", table)
+        order = self._layout.repeated(samples.with_row_index("place"))["place"].to_numpy().astype(np.int64)
+        files |= self._labels.write(target, stem, maps, order)
         stats = ShardStats(successes=table.height, bytes=tar.nbytes, sha256=tar.digest.hexdigest())
         files |= put_json(target, f"{stem}_stats.json", stats.model_dump())
         given = {"json_uids": dict(sorted(json_uids.items()))} if json_uids else {}
@@ -173,6 +190,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
         kept = [*_FROM_INDEX, *(name for name, _ in self.context.input.fields)]
         columns = [f"{index}.{name}" for name in ("uid_hi", "uid_lo", "shard", "members", "ext", *kept)]
         extra = {name: step for step, schema in self.context.schema.items() for name in FROM_STAGES if name in schema}
+        extra |= self._labels.columns
         frame: pl.DataFrame = part.columns(*columns, *(f"{step}.{name}" for name, step in extra.items()))[rows.tolist()]
         frame = frame.rename({name: name.rpartition(".")[2] for name in frame.columns})
         uids = [format_uid(hi, lo) for hi, lo in frame.select("uid_hi", "uid_lo").iter_rows()]
@@ -184,11 +202,13 @@ class ReleaseStage(Sink[ReleaseConfig]):
         part: Part,
         rows: NDArray[np.int64],
         classes: Mapping[str, int],
+        names: Mapping[str, str],
+        maps: Picked | None,
         tar: TarOut,
         json_uids: Counter[str],
     ) -> pl.DataFrame:
         frame, uids, table = self._samples(part, rows)
-        exts, hashes = frame["ext"].to_list(), frame["sha256"].to_list()
+        exts, hashes, labels = frame["ext"].to_list(), frame["sha256"].to_list(), self._labels
         for position, found in read_members(part.source, frame.select("shard", "members"), None):
             image = found[exts[position]]
             if hashlib.sha256(image).hexdigest() != hashes[position]:
@@ -203,6 +223,8 @@ class ReleaseStage(Sink[ReleaseConfig]):
             if (number := classes.get(frame["label"][position])) is not None and "cls" not in members:
                 # the folder or table a label came from is left behind: webdataset reads a class number from .cls
                 members = members | {"cls": str(number).encode()}
+            record = None if maps is None else maps[position]
+            members = labels.members(members, record, table, position, names, where)
             for copy in range(self._layout.repeated(table[position]).height):
                 key = self._layout.key(uids[position], copy)
                 for ext, data in members.items():
@@ -296,6 +318,7 @@ class ReleaseStage(Sink[ReleaseConfig]):
         files |= self._layout.finish(target, tables)
         if numbers := _class_numbers(artifacts):
             files |= put_json(target, "classes.json", numbers)
+        files |= self._labels.finish(target, artifacts)
         samples, gone = sum(tables.values()) - copies, sum(c.total() for c in dropped.values())
         order = list(self.context.schema)
         found = add_up(notes)

@@ -1,4 +1,4 @@
-"""Column groups, one part at a time: a Parquet file of scalars, `.npy` files of vectors beside it.
+"""Column groups, one part at a time: a Parquet file of scalars, `.npy` files of vectors or records beside it.
 
 The Parquet file is written last and is the commit marker: its metadata names the vector files with size and sha256.
 Format: docs/formats/column-group.md.
@@ -31,7 +31,7 @@ _TAIL_BYTES = 64 << 10
 
 
 class VectorFile(BaseModel):
-    """A packed `.npy` of float16 unit rows, named by the part's commit marker."""
+    """A packed `.npy` named by the part's commit marker: float16 unit rows, or records (a structured dtype, dim 1)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,11 +76,12 @@ def part_file(part: int, fingerprint: str) -> str:
 
 
 def write_part(
-    workspace: Workspace, folder: str, meta: PartMeta, frame: pl.DataFrame, vectors: Mapping[str, NDArray[np.float16]]
+    workspace: Workspace, folder: str, meta: PartMeta, frame: pl.DataFrame, vectors: Mapping[str, NDArray[Any]]
 ) -> PartEntry:
     """Commit one part: vectors first, under a name no other attempt uses, then the Parquet file in one put.
 
-    vectors: name -> float16 [n, d] unit rows. Raises StorageError. Memory: the part.
+    vectors: name -> float16 [n, d] unit rows, or records, a structured array [n]. Raises StorageError. Memory: the
+    part.
     """
     files: dict[str, VectorFile] = {}
     for name, rows in vectors.items():
@@ -90,7 +91,7 @@ def write_part(
         file = f"part-{meta.part:05d}.{uuid.uuid4().hex[:8]}.{name}.npy"
         workspace.put(f"{folder}/{file}", data)
         files[name] = VectorFile(
-            file=file, rows=rows.shape[0], dim=rows.shape[1], nbytes=len(data), sha256=hashlib.sha256(data).hexdigest()
+            file=file, rows=len(rows), dim=_dim(rows), nbytes=len(data), sha256=hashlib.sha256(data).hexdigest()
         )
     meta = meta.model_copy(update={"vectors": files})
     out = io.BytesIO()
@@ -98,6 +99,14 @@ def write_part(
     data = out.getbuffer()
     workspace.put(f"{folder}/{part_file(meta.part, meta.fingerprint)}", data)
     return PartEntry(**meta.model_dump(), nbytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _dim(rows: NDArray[Any]) -> int:
+    return 1 if _records(rows) else rows.shape[1]
+
+
+def _records(rows: NDArray[Any]) -> bool:
+    return rows.ndim == 1 and rows.dtype.names is not None
 
 
 def parse_meta(data: bytes, where: str) -> PartMeta:
@@ -148,10 +157,11 @@ def read_columns(
             raise StorageError(f"{workspace.where(name)} cannot be read ({error}); delete it and run again") from error
 
 
-def read_vectors(workspace: Workspace, folder: str, part: int, fingerprint: str, which: str) -> NDArray[np.float16]:
-    """The packed vectors of one part, float16 [n, d]: a read-only memory map on local disk, else an array.
+def read_vectors(workspace: Workspace, folder: str, part: int, fingerprint: str, which: str) -> NDArray[Any]:
+    """The packed vectors of one part, float16 [n, d], or its records [n].
 
-    Of a remote workspace a copy on local disk is kept and mapped, see `cache`.
+    A read-only memory map on local disk, else an array. Of a remote workspace a copy on local disk is kept and mapped,
+    see `cache`.
     """
     name = f"{folder}/{part_file(part, fingerprint)}"
     meta = read_meta(workspace, folder, part, fingerprint)
@@ -171,8 +181,8 @@ def read_vectors(workspace: Workspace, folder: str, part: int, fingerprint: str,
     return load_vectors(io.BytesIO(workspace.read(where)), *told)
 
 
-def load_vectors(source: Path | BinaryIO, vector: VectorFile, where: str, marker: str) -> NDArray[np.float16]:
-    """One vector file, float16 [n, d]: a path as a read-only memory map, a stream as an array.
+def load_vectors(source: Path | BinaryIO, vector: VectorFile, where: str, marker: str) -> NDArray[Any]:
+    """One vector file, float16 [n, d], or records [n]: a path as a read-only memory map, a stream as an array.
 
     where, marker: the file and its part's Parquet file, for messages. Raises StorageError when it is gone or damaged.
     """
@@ -181,7 +191,11 @@ def load_vectors(source: Path | BinaryIO, vector: VectorFile, where: str, marker
             rows = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise StorageError(f"{where} is damaged ({error}); delete {marker} and run again") from error
-    if rows.shape != (vector.rows, vector.dim) or rows.dtype != np.float16:
+    if _records(rows):
+        fits = (len(rows), 1) == (vector.rows, vector.dim)
+    else:
+        fits = rows.shape == (vector.rows, vector.dim) and rows.dtype == np.float16
+    if not fits:
         raise StorageError(
             f"{where} holds {rows.dtype} {rows.shape}, its part says float16 ({vector.rows}, {vector.dim}); "
             f"delete {marker} and run again"

@@ -165,7 +165,7 @@ def begin(server: S3Server, name: str, folder: Path, known: Undisturbed, outage:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outage", OUTAGES, ids=str)
+@pytest.mark.parametrize("outage", OUTAGES[::2], ids=str)
 def test_a_run_outlives_a_server_that_comes_back(
     s3: S3Server, undisturbed: Undisturbed, tmp_path: Path, ray_folder: str, outage: Outage
 ) -> None:
@@ -182,7 +182,7 @@ def test_a_run_outlives_a_server_that_comes_back(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outage", OUTAGES, ids=str)
+@pytest.mark.parametrize("outage", OUTAGES[1:2], ids=str)
 def test_a_server_that_stays_away_ends_the_run_and_the_same_command_finishes_it(
     s3: S3Server, undisturbed: Undisturbed, tmp_path: Path, ray_folder: str, outage: Outage
 ) -> None:

@@ -42,3 +42,14 @@ def test_what_is_no_list_is_refused(tmp_path: Path, value: object, said: str) ->
     with pytest.raises(InputError, match=said):
         read_classes(str(tmp_path / "c.json"))
     assert from_wnids(["cat", "dog"]).numbers == {}
+
+
+def test_the_lists_that_timm_ships_are_those_of_timm() -> None:
+    from timm.data import ImageNetInfo
+
+    for name, classes in (("imagenet-1k", 1000), ("imagenet-12k", 11821), ("imagenet-21k", 21843)):
+        found, theirs = read_classes(name), ImageNetInfo(name)
+        assert len(found.numbers) == len(found.names) == classes
+        assert [found.numbers[wnid] for wnid in theirs.label_names()] == list(range(classes))
+        assert all(theirs.index_to_description(n).split(",")[0] == found.names[n] for n in range(0, classes, 97))
+    assert read_classes("imagenet-1k").name(0) == "tench"

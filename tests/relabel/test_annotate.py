@@ -16,9 +16,9 @@ from torch import nn
 from curate.embed.lite0 import Lite0
 from curate.embed.weights import fill, read_state_dict
 from curate.errors import InputError, ModelError
-from curate.relabel.annotate import Annotator, Ensemble, Preprocessing, difference, preprocessing_of, regrid
+from curate.relabel.annotate import Annotator, Ensemble, Preprocessing, best_of, difference, preprocessing_of, regrid
 from curate.relabel.dense_heads import DenseHead
-from curate.relabel.maps import probabilities, top_k
+from curate.relabel.maps import probabilities, top_k, top_k_batch
 from curate.relabel.peaks import label_peaks
 
 
@@ -263,6 +263,19 @@ def test_preprocessing_is_what_timm_says() -> None:
     assert preprocessing_of(model, (448, 320)).size == (448, 320)
     with pytest.raises(ModelError, match="Tiny does not say"):
         preprocessing_of(Tiny())
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_the_best_of_a_tensor_are_those_of_an_array(k: int) -> None:
+    logits = noise(3, 2, 40, 3, 4) * 6
+    logits[:, 7:12] = logits[:, 6:7]  # ties go to the lower number
+    found, truth = best_of(logits, k, 1.5), top_k_batch(logits.numpy(), k, 1.5)
+    np.testing.assert_array_equal(found.scores, truth.scores)
+    np.testing.assert_array_equal(found.classes, truth.classes)
+    assert (found.scores.dtype, found.classes.dtype) == (np.float16, np.uint16)
+    assert found.lse is not None
+    assert truth.lse is not None
+    np.testing.assert_allclose(found.lse, truth.lse, rtol=1e-6)
 
 
 @pytest.mark.slow

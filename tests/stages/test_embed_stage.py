@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ from numpy.typing import NDArray
 import curate
 from curate import embed
 from curate.embed.encoder import EncoderConfig
-from curate.errors import CurateError, InputError, SpecError
+from curate.errors import CurateError, SpecError
 from curate.pipeline.api import Run, prepare
-from curate.stages.embed import _ahead
 from curate.store.images import decode_rgb
 
 
@@ -167,25 +164,3 @@ def test_the_schema_says_what_is_written(tiny: dict[str, Any], tiny_clip: dict[s
         assert dict(curate.run(spec, workers=0).columns("embed").collect_schema()) == schema
         assert ("clip_score" in schema) == text
         assert schema["vec_row"] == pl.UInt32()
-
-
-def test_batches_are_put_together_ahead_on_a_thread_in_order_and_errors_pass() -> None:
-    threads, begun = set[int](), list[int]()
-
-    def batches() -> Iterator[Any]:
-        for number in range(5):
-            threads.add(threading.get_ident())
-            begun.append(number)
-            yield np.full(3, number)
-        raise InputError("the shard is gone")
-
-    came = []
-    ahead = _ahead(batches())
-    for number in range(5):
-        came.append(int(next(ahead)[0]))
-        assert len(begun) <= number + 2
-    with pytest.raises(InputError, match="the shard is gone"):
-        next(ahead)
-    assert came == begun == [0, 1, 2, 3, 4]
-    assert len(threads) == 1
-    assert threads != {threading.get_ident()}

@@ -55,6 +55,18 @@ def test_what_is_written_is_read_back(place: Workspace) -> None:
         assert not vectors.flags.writeable
 
 
+def test_records_are_read_back_as_vectors_are(place: Workspace) -> None:
+    dtype = np.dtype([("scores", "<f2", (2, 3)), ("classes", "<u2", (2, 3)), ("lse", "<f4")])
+    records = np.frombuffer(np.random.default_rng(0).bytes(3 * dtype.itemsize), dtype)
+    entry = write_part(place, "g", META, FRAME, {"maps": records, "none": records[:0]})
+    assert (entry.vectors["maps"].rows, entry.vectors["maps"].dim, entry.vectors["none"].rows) == (3, 1, 0)
+    for name, truth in (("maps", records), ("none", records[:0])):
+        found = read_vectors(place, "g", 7, "abc", name)
+        assert found.dtype == dtype
+        assert found.tobytes() == truth.tobytes()
+        assert isinstance(found, np.memmap) == place.is_local
+
+
 @pytest.mark.parametrize("notes", [0, 1, 5_000])
 def test_the_footer_is_read_without_the_part(place: Workspace, notes: int) -> None:
     """Small ones are the whole file; 5,000 notes make a footer of more than the 64 KiB that are read first."""
