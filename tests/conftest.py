@@ -15,6 +15,7 @@ _WITH_RAY = ("end_to_end", "engine", "cli", "benchmarks", "test_notebooks.py", "
 """What starts Ray clusters: one after another, on one of the two workers; every other file goes where there is room."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Share the tests between workers file by file; those with clusters of their own would disturb each other."""
     if not config.pluginmanager.hasplugin("xdist"):

@@ -18,7 +18,7 @@ from curate.pipeline import locate, sentences
 from curate.pipeline.environment import Expansion, expand
 from curate.pipeline.overrides import SOURCE as OVERRIDE
 from curate.pipeline.overrides import Overridden, apply_overrides
-from curate.pipeline.problems import Finding, Path, Problem, SpecProblems, at_path, nearest, shown
+from curate.pipeline.problems import MAX_PATH, Finding, Path, Problem, SpecProblems, at_path, nearest, shown
 from curate.pipeline.spec import (
     SPEC_VERSION,
     PipelineHead,
@@ -341,7 +341,7 @@ def _read(source: str | os.PathLike[str] | Mapping[str, Any], name: str | None) 
     if isinstance(source, str) and "\n" in source:
         name = name or "<text>"
         return locate.parse(source, name), name
-    name = name or shown(os.fspath(source))
+    name = name or shown(os.fspath(source), MAX_PATH)
     return locate.parse(_bytes(os.fspath(source), name), name), name
 
 

@@ -16,6 +16,8 @@ Path = tuple[str | int, ...]
 
 _USERINFO = re.compile(r"://[^/@\s]*@")
 _MAX_SHOWN = 80
+MAX_PATH = 400
+"""The end of a path is what tells files apart: paths are cut much later than other values."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,13 @@ def mask(text: str) -> str:
     return _USERINFO.sub("://***@", text)
 
 
-def shown(value: object) -> str:
-    """Return a short one-line form of a value for a message: no control characters, no passwords of URLs."""
+def shown(value: object, most: int = _MAX_SHOWN) -> str:
+    """Return a one-line form of a value for a message, cut at `most`: no control characters, no passwords of URLs."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = mask(text)
     if not text.isprintable() or text != text.strip() or text == "":
         text = json.dumps(text)
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def at_path(tree: object, path: Path) -> tuple[bool, object]:

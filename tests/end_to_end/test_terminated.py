@@ -113,9 +113,12 @@ def test_a_live_run_is_seen_and_followed_from_outside(shards: Path, tmp_path: Pa
     while not (workspace / "run.json").exists():
         assert not run.over, run.end()
         time.sleep(0.02)
+    asleep = psutil.Process(run.process.pid)
+    asleep.suspend()  # on a busy machine it would be over before anybody looked
     follower, other, began, looks = followed(workspace), followed(workspace), time.time(), 0
     assert other.stdout is not None
     assert re.match(r"\d+:\d\d  \S+", other.stdout.readline())
+    asleep.resume()
     other.send_signal(signal.SIGINT)
     seen: dict[str, list[dict[str, object]]] = {}
     while not run.over:
