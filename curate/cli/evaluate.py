@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from curate.cli.output import cell, columns, line, print_json, stdout
+from curate.cli.output import cell, columns, count, line, print_json, stdout
 
 evaluate = typer.Typer(
     no_args_is_help=True,
@@ -66,6 +66,9 @@ def predictions(
     mistakes: Annotated[
         list[str] | None, typer.Option("--mistakes", help="List of sorted mistakes (.json); may be repeated.")
     ] = None,
+    against: Annotated[
+        list[str] | None, typer.Option("--against", help="Predictions of another model to compare; may be repeated.")
+    ] = None,
     least: Annotated[
         int, typer.Option("--least", min=1, help="Images a number of labels needs for the mean over numbers.")
     ] = 1,
@@ -82,9 +85,9 @@ def predictions(
     from curate.evaluate.bootstrap import Resampling
     from curate.pipeline.evaluate_predictions import Against, Options, evaluate_predictions
 
-    against = Against(labels, labels_order, order, original, classes, relations, tuple(mistakes or ()))
+    truth = Against(labels, labels_order, order, original, classes, relations, tuple(mistakes or ()))
     options = Options(Resampling(resamples, seed), least, limit, allow_missing, trust_order)
-    report = evaluate_predictions(files, against, options)
+    report = evaluate_predictions(files, truth, options, against or ())
     if as_json:
         print_json(report)
         return 0
@@ -94,6 +97,10 @@ def predictions(
         _mistakes(listed)
     for model in report["models"]:
         _model(model)
+    for comparison in report["comparisons"]:
+        _comparison(comparison)
+    if report["comparisons"]:
+        _how_to_read(report["intervals"])
     _intervals(report["intervals"])
     return 0
 
@@ -242,6 +249,37 @@ def _model(told: dict[str, Any]) -> None:
         _categories(again["by_category"])
 
 
+def _comparison(told: dict[str, Any]) -> None:
+    out = stdout()
+    line(out, f"\n{told['file']} against {told['against']}", "bold")
+    left = f" that both predict, {told['left_out']:,} left out" if told["left_out"] else ""
+    line(
+        out,
+        f"  {told['images']:,} images{left}; the first {count(told['width'], 'prediction')} of each; best predictions "
+        f"are the same for {told['same_best'] / told['images']:.2%}",
+    )
+    rows = []
+    for name, m in told["metrics"].items():
+        found = m["difference"]
+        signed = None if found["value"] is None else f"{100 * found['value']:+.3f}"
+        span = "" if found["low"] is None else f"{100 * found['low']:+.3f} to {100 * found['high']:+.3f}"
+        rows.append([_NAMES[name], _share(m["this"]), _share(m["other"]), signed, span, m["verdict"]])
+    columns(out, ["", ">this %", ">other %", ">difference", "interval", ""], rows)
+    counted = {_NAMES[name]: m["counts"] for name, m in told["metrics"].items() if m["counts"]}
+    keys = ("both", "only_this", "only_other", "neither")
+    heads = ["images", ">both", ">only this", ">only other", ">neither", ">p"]
+    columns(out, heads, ([name, *(c[key] for key in keys), _p(c["p"])] for name, c in counted.items()))
+
+
+def _how_to_read(told: dict[str, Any]) -> None:
+    line(
+        stdout(),
+        "\nbetter and worse need an interval of the difference that leaves out 0, and a p of at most "
+        f"{1 - told['level']:.2g}; no difference shown: these images cannot tell the two apart, which does not make "
+        "them equal",
+    )
+
+
 def _truth(told: dict[str, Any]) -> None:
     out = stdout()
     line(out, f"\nagainst {told['file']}", "bold")
@@ -281,6 +319,10 @@ def _range(estimate: dict[str, Any]) -> str:
     if estimate["low"] is None:
         return ""
     return f"{100 * estimate['low']:.2f} to {100 * estimate['high']:.2f}"
+
+
+def _p(value: float) -> str:
+    return "<1e-300" if value < 1e-300 else f"{value:.2g}"
 
 
 def _number(value: float | None) -> str:

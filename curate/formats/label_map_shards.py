@@ -9,8 +9,9 @@ What never lives here: images; what training makes of a map (curate/relabel/pool
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import polars as pl
@@ -52,7 +53,7 @@ class LabelMapShards:
     def __len__(self) -> int:
         return sum(len(self.shard(stem)) for stem in self.shards)
 
-    def __getitem__(self, place: str | tuple[str | int, int]) -> NDArray[np.void]:
+    def __getitem__(self, place: str | tuple[str | SupportsIndex, SupportsIndex]) -> NDArray[np.void]:
         """The record of a uid (32 hex digits), or of (shard, row); a shard is a stem or its number.
 
         Of a tree that was taken over, a name in it without .pt instead of a uid. Raises KeyError for a name that is not
@@ -61,8 +62,8 @@ class LabelMapShards:
         if isinstance(place, str):
             shard, row = self._find(place)
             return self.shard(self.shards[shard])[row : row + 1].reshape(())
-        stem, row = place
-        records = self.shard(self.shards[stem] if isinstance(stem, int) else stem)
+        stem, row = place[0], operator.index(place[1])  # numpy's integers too, of 8 bits
+        records = self.shard(stem if isinstance(stem, str) else self.shards[operator.index(stem)])
         if not -len(records) <= row < len(records):
             raise IndexError(f"{stem} has {len(records):,} maps; there is no row {row}")
         return records[row % len(records) :][:1].reshape(())

@@ -68,7 +68,7 @@ class MapsInfo(BaseModel):
     flip: bool = Field(False, description="averaged with the map of the mirrored image")
     scales: tuple[float, ...] = Field((1.0,), description="averaged over the image at these sizes")
     teachers: tuple[Teacher, ...] = Field(
-        description="several: scores are logarithms of their mean probability; none: not known"
+        description="several: scores are logs of their mean probability, less their mean over classes; none: not known"
     )
 
     @property

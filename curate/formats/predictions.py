@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,12 +30,14 @@ _NUMBERED = re.compile(r"(.*?)_?(\d+)\Z")
 class Predictions:
     """Class numbers of each row, best first: int32 [n, k], -1 = none (at the end of a row only).
 
-    ``names``: image of each row, None when the file does not say it.
+    ``names``: image of each row, None when the file does not say it. ``known``: number of classes the model tells
+    apart, None when the file holds no scores.
     """
 
     classes: NDArray[np.int32]
     names: tuple[str, ...] | None
     url: str
+    known: int | None = None
 
 
 def read_predictions(url: str, top: int = 10) -> Predictions:
@@ -49,10 +51,11 @@ def read_predictions(url: str, top: int = 10) -> Predictions:
     data = read_bytes(url)
     kind = PurePosixPath(url).suffix.lower()
     names: list[str] | None = None
+    known: int | None = None
     if kind == ".npy":
-        classes = _classes(_npy(data, url), url, top)
+        classes, known = _classes(_npy(data, url), url, top)
     elif kind == ".npz":
-        classes, names = _of_npz(data, url, top)
+        classes, known, names = _of_npz(data, url, top)
     elif kind in (".csv", ".tsv", ".parquet"):
         classes, names = _of_table(read_table(data, url), url)
     else:
@@ -62,7 +65,7 @@ def read_predictions(url: str, top: int = 10) -> Predictions:
     _checked(classes, url)
     if names is not None:
         unique(names, url, "row")
-    return Predictions(classes, None if names is None else tuple(names), url)
+    return Predictions(classes, None if names is None else tuple(names), url, known)
 
 
 def with_order(predictions: Predictions, order: RowOrder | None) -> Predictions:
@@ -85,7 +88,7 @@ def with_order(predictions: Predictions, order: RowOrder | None) -> Predictions:
             f"{predictions.url}: has {len(predictions.classes):,} rows, {order.url} lists {len(order.names):,} images; "
             "give the list that the rows follow."
         )
-    return Predictions(predictions.classes, order.names, predictions.url)
+    return replace(predictions, names=order.names)
 
 
 def _npy(data: bytes, url: str) -> NDArray[Any]:
@@ -95,7 +98,7 @@ def _npy(data: bytes, url: str) -> NDArray[Any]:
         raise InputError(f"{url}: is no numpy array of numbers ({one_line(err)}).") from err
 
 
-def _of_npz(data: bytes, url: str, top: int) -> tuple[NDArray[np.int32], list[str] | None]:
+def _of_npz(data: bytes, url: str, top: int) -> tuple[NDArray[np.int32], int | None, list[str] | None]:
     arrays = npz_arrays(data, url)
     found = next((name for name in (*CLASS_NAMES, *SCORE_NAMES) if name in arrays), None)
     if found is None:
@@ -105,16 +108,16 @@ def _of_npz(data: bytes, url: str, top: int) -> tuple[NDArray[np.int32], list[st
                 f"{' or '.join(CLASS_NAMES[:2] + SCORE_NAMES[:2])}."
             )
         found = next(iter(arrays))
-    classes = _classes(arrays[found], url, top)
+    classes, known = _classes(arrays[found], url, top)
     column = next((name for name in (*NAME_COLUMNS, "names", "image_filenames") if name in arrays), None)
     if column is None:
-        return classes, None
+        return classes, known, None
     names = arrays[column]
     if names.dtype.kind != "U" or names.shape != (len(classes),):
         raise InputError(
             f"{url}: array {column} is {names.dtype} {list(names.shape)}; wanted {len(classes):,} texts, one a row."
         )
-    return classes, names.tolist()
+    return classes, known, names.tolist()
 
 
 def npz_arrays(data: bytes, url: str) -> dict[str, NDArray[Any]]:
@@ -126,13 +129,13 @@ def npz_arrays(data: bytes, url: str) -> dict[str, NDArray[Any]]:
         raise InputError(f"{url}: is no .npz file of numbers and texts ({one_line(err)}).") from err
 
 
-def _classes(array: NDArray[Any], url: str, top: int) -> NDArray[np.int32]:
-    """Class numbers of an array of them, or of one of scores."""
+def _classes(array: NDArray[Any], url: str, top: int) -> tuple[NDArray[np.int32], int | None]:
+    """Class numbers of an array of them, or of one of scores with the number of its classes."""
     if array.dtype.kind in "iu" and array.ndim in (1, 2):
         wide = array.reshape(len(array), -1) if len(array) else array.reshape(0, 1)
         if wide.size and (int(wide.max()) > np.iinfo(np.int32).max or int(wide.min()) < -1):
             raise InputError(f"{url}: holds {int(wide.min())} to {int(wide.max())}, which are no class numbers.")
-        return wide.astype(np.int32)
+        return wide.astype(np.int32), None
     if array.dtype.kind == "f" and array.ndim == 2:
         if not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
@@ -142,7 +145,7 @@ def _classes(array: NDArray[Any], url: str, top: int) -> NDArray[np.int32]:
                 f"{url}: holds floats [{len(array):,}, {array.shape[1]}]; scores need a column for each class, "
                 "and class numbers are integers."
             )
-        return _best(array, top)
+        return _best(array, top), array.shape[1]
     raise InputError(
         f"{url}: holds {array.dtype} {list(array.shape)}; wanted class numbers (integers, [rows, k]) or scores "
         "(floats, [rows, classes])."

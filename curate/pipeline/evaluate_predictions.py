@@ -1,4 +1,4 @@
-"""`curate evaluate predictions` as a function: models against labels, every number with its interval."""
+"""`curate evaluate predictions` as a function: models against labels and each other, every number with its interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.evaluate import accuracy, mistakes, order
+from curate.evaluate import accuracy, mistakes, order, paired
 from curate.evaluate.bootstrap import Metric, Resampling, estimate
 from curate.evaluate.disagreement import confusions
 from curate.evaluate.sets import Sets, from_lists
@@ -31,6 +31,7 @@ from curate.pipeline.evaluation_inputs import (
 )
 
 BY_NAME = "by-name"
+_VERDICTS = ("no difference shown", "better", "worse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,14 @@ class Options:
     trust_order: bool = False
 
 
-def evaluate_predictions(files: Sequence[str], against: Against, options: Options | None = None) -> dict[str, Any]:
-    """Report on predictions of one model or several; the JSON of the command. Memory: one file at a time.
+def evaluate_predictions(
+    files: Sequence[str], against: Against, options: Options | None = None, others: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Report on predictions of one model or several; the JSON of the command.
 
-    Raises InputError when a file is wrong, images lack predictions, or rows are not those of the images they are said
-    to be of.
+    others: predictions that every one of `files` is compared with, image by image. Memory: one of `files` at a time,
+    and all `others`. Raises InputError when a file is wrong, images lack predictions, rows are not those of the images
+    they are said to be of, or one of two models to be compared cannot say classes of the labels.
     """
     options = options or Options()
     given = None if against.order in (None, BY_NAME) else read_order(str(against.order))
@@ -74,23 +78,38 @@ def evaluate_predictions(files: Sequence[str], against: Against, options: Option
     if against.order == BY_NAME:
         given = RowOrder(tuple(sorted(labels.names)), None, "the labels, sorted by file name,")
     listed = {url: _listed(url) for url in against.mistakes}
+    held = {url: _read(url, given, labels, sources, options) for url in others}
+    models, comparisons = [], []
+    for url in files:
+        model = held[url] if url in held else _read(url, given, labels, sources, options)
+        models.append(_model(model, labels, listed, options))
+        comparisons += [_comparison(model, other, labels, options) for other in held.values()]
     return {
         "labels": describe(labels),
         "intervals": asdict(options.how),
         "disagreement": disagreement_report(labels, options.limit),
         "mistakes": [_mistake_report(url, listed, labels) for url in listed],
-        "models": [_model(url, given, labels, sources, listed, options) for url in files],
+        "models": models,
+        "comparisons": comparisons,
     }
 
 
-def _model(
-    url: str,
-    given: RowOrder | None,
-    labels: Labels,
-    sources: Sources,
-    listed: dict[str, list[mistakes.Mistake]],
-    options: Options,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """Predictions that belong to their images: row i of ``classes`` is of the image ``images[i]`` of the labels.
+
+    ``images``: int64 [n], ascending. ``rows``: rows of the file. ``known``: number of classes the model tells apart.
+    """
+
+    url: str
+    classes: NDArray[np.int32]
+    images: NDArray[np.int64]
+    rows: int
+    known: int | None
+    checked: order.OrderCheck
+
+
+def _read(url: str, given: RowOrder | None, labels: Labels, sources: Sources, options: Options) -> _Model:
     read = read_predictions(url)
     named = with_order(read, given if read.names is None else None)
     fits(named.classes, sources, labels.classes, url)
@@ -107,17 +126,27 @@ def _model(
             f"{url}: has no predictions for {len(lacking):,} of {len(at):,} images ({some_of(lacking)}); predict them, "
             "or give --allow-missing to judge the others alone."
         )
-    some = labels if len(found) == len(at) else labels.take(found)
     rows = at[found]
-    checked = _check_order(named, rows, some, options.trust_order)
+    checked = _check_order(named, rows, _some(labels, found), options.trust_order)
+    return _Model(url, named.classes[rows], found, len(named.classes), named.known, checked)
+
+
+def _some(labels: Labels, images: NDArray[np.int64]) -> Labels:
+    return labels if len(images) == len(labels.names) else labels.take(images)
+
+
+def _model(
+    model: _Model, labels: Labels, listed: dict[str, list[mistakes.Mistake]], options: Options
+) -> dict[str, Any]:
+    checked = model.checked
     return {
-        "file": url,
-        "images": len(found),
-        "missing": len(at) - len(found),
-        "unused": len(named.classes) - len(found),
-        "width": named.classes.shape[1],
+        "file": model.url,
+        "images": len(model.images),
+        "missing": len(labels.names) - len(model.images),
+        "unused": model.rows - len(model.images),
+        "width": model.classes.shape[1],
         "order": {"verdict": checked.verdict, "agreement": checked.agreement, "chance": checked.chance},
-    } | _measured(named.classes[rows], some, listed, options)
+    } | _measured(model.classes, _some(labels, model.images), listed, options)
 
 
 # --- the order of rows ------------------------------------------------------------------------------------------------
@@ -172,18 +201,10 @@ def _other_order(best: NDArray[np.int32], rows: NDArray[np.int64], labels: Label
 def _measured(
     classes: NDArray[np.int32], labels: Labels, listed: dict[str, list[mistakes.Mistake]], options: Options
 ) -> dict[str, Any]:
-    sets, width = labels.sets, classes.shape[1]
+    sets = labels.sets
     hit = accuracy.hits(classes, sets)
-    metrics: dict[str, Metric] = {}
-    for k in (1, 5):
-        if k <= width:
-            if labels.original is not None:
-                metrics[f"top{k}"] = accuracy.top(classes, labels.original, k)
-            metrics[f"real{k}"] = accuracy.real(hit, sets, k)
-    metrics |= _multi_label(classes[:, 0], labels)
     variable = accuracy.variable_top(hit, sets, options.least)
-    metrics["variable_uniform"], metrics["variable_pooled"] = variable.uniform, variable.pooled
-    metrics["variable_exact"] = variable.exact
+    metrics = _metrics(classes, hit, variable, labels)
 
     def value(metric: Metric | None) -> dict[str, Any] | None:
         return None if metric is None else told(estimate(metric, options.how))
@@ -207,6 +228,21 @@ def _measured(
     }
 
 
+def _metrics(
+    classes: NDArray[np.int32], hit: NDArray[np.bool_], variable: accuracy.VariableTop, labels: Labels
+) -> dict[str, Metric]:
+    """Every measure of all images by its name; those that need more predictions than there are, are left out."""
+    metrics: dict[str, Metric] = {}
+    for k in (1, 5):
+        if k <= classes.shape[1]:
+            if labels.original is not None:
+                metrics[f"top{k}"] = accuracy.top(classes, labels.original, k)
+            metrics[f"real{k}"] = accuracy.real(hit, labels.sets, k)
+    metrics |= _multi_label(classes[:, 0], labels)
+    metrics |= {"variable_uniform": variable.uniform, "variable_pooled": variable.pooled}
+    return metrics | {"variable_exact": variable.exact}
+
+
 def _multi_label(best: NDArray[np.int32], labels: Labels) -> dict[str, Metric]:
     """Multi-label accuracy, both ways to average and both ways to read unclear labels."""
     if labels.reviewed is None:
@@ -222,6 +258,61 @@ def _multi_label(best: NDArray[np.int32], labels: Labels) -> dict[str, Metric]:
             told[f"multi_label_{over}{'_strict' if strict else ''}"] = metric
     told["unreviewed"] = accuracy.unreviewed(best, labels.reviewed)
     return told
+
+
+# --- two models -------------------------------------------------------------------------------------------------------
+
+
+def _comparison(this: _Model, other: _Model, labels: Labels, options: Options) -> dict[str, Any]:
+    """Differences of two models on the images that both predict, from as many predictions as both have."""
+    _same_classes(this, other, labels)
+    images, mine, theirs = np.intersect1d(this.images, other.images, assume_unique=True, return_indices=True)
+    if not len(images):
+        raise InputError(f"{this.url} and {other.url} predict none of the same images; nothing can be compared.")
+    some = _some(labels, images)
+    width = min(this.classes.shape[1], other.classes.shape[1])
+    pair = [model.classes[rows, :width] for model, rows in ((this, mine), (other, theirs))]
+    ones, others = (_all_metrics(classes, some, options) for classes in pair)
+    return {
+        "file": this.url,
+        "against": other.url,
+        "images": len(images),
+        "left_out": len(this.images) + len(other.images) - 2 * len(images),
+        "width": width,
+        "same_best": int((pair[0][:, 0] == pair[1][:, 0]).sum()),
+        "metrics": {name: _difference(name, ones[name], others[name], options.how) for name in ones},
+    }
+
+
+def _all_metrics(classes: NDArray[np.int32], labels: Labels, options: Options) -> dict[str, Metric]:
+    hit = accuracy.hits(classes, labels.sets)
+    return _metrics(classes, hit, accuracy.variable_top(hit, labels.sets, options.least), labels)
+
+
+def _difference(name: str, this: Metric, other: Metric, how: Resampling) -> dict[str, Any]:
+    found = paired.compare(this, other, how)
+    side = paired.verdict(found, how.level)
+    words = ("no difference shown", "more", "fewer") if name == "unreviewed" else _VERDICTS
+    return {
+        "this": found.this,
+        "other": found.other,
+        "difference": told(found.difference),
+        "counts": None if found.counts is None else asdict(found.counts),
+        "verdict": None if side is None else words[side],
+    }
+
+
+def _same_classes(this: _Model, other: _Model, labels: Labels) -> None:
+    """Refuse a comparison in which one model alone cannot say classes that images have."""
+    highest = int(labels.sets.classes.max(initial=-1))
+    for model, rival in ((this, other), (other, this)):
+        more = rival.known or 1 + int(rival.classes.max(initial=-1))
+        if model.known is not None and model.known <= min(highest, more - 1):
+            raise InputError(
+                f"{model.url}: has scores of {model.known:,} classes, {rival.url} predicts at least {more:,}, and the "
+                f"labels go up to class {highest}, which the first cannot say; compare models of the same classes, or "
+                "judge each alone, without --against."
+            )
 
 
 # --- lists of mistakes ------------------------------------------------------------------------------------------------

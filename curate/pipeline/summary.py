@@ -9,13 +9,13 @@ import polars as pl
 
 from curate.formats.samples import UPSTREAM_STATUSES
 from curate.pipeline.api import Run
+from curate.pipeline.labelled import labelled, labelled_lines
 from curate.pipeline.letters import sentence
 from curate.pipeline.notes import noted, noted_lines
 from curate.pipeline.retries import Retried
 from curate.pipeline.scored import scored, scored_lines
 from curate.pipeline.truth import found_of_planted
 from curate.report.page import duration, size
-from curate.stages.label_sets import KNOWN, NO_LABELS
 from curate.store.columns import read_columns
 from curate.store.uids import format_uid
 
@@ -57,7 +57,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "broken": list(_broken(run)),
         "concepts": _concepts(run),
         "chosen": list(_chosen(run)),
-        "uncompared": list(_uncompared(run)),
+        "labels": list(labelled(run)),
         "lists": list(_lists(run)),
         "scores": list(scored(run)),
         "thresholds": list(_thresholds(run)),
@@ -146,15 +146,6 @@ def _chosen(run: Run) -> Iterator[dict[str, Any]]:
             yield from [{"step": step.name, **auto}] if auto else []
 
 
-def _uncompared(run: Run) -> Iterator[dict[str, str]]:
-    """label_sets steps that could not compare the labels that were given with the new ones, and why."""
-    for step in run.record.steps:
-        if step.kind == "label_sets" and step.status == "done":
-            why = run.artifacts(step.name)["label_sets"]["given"]
-            if why not in (KNOWN, NO_LABELS):
-                yield {"step": step.name, "why": why}
-
-
 def _concepts(run: Run) -> dict[str, Any] | None:
     """Quotas of the last prune stage: the largest and the smallest, and how hard the bounds pressed."""
     prunes = [step for step in run.record.steps if step.kind == "prune" and step.status == "done"]
@@ -221,9 +212,9 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     for auto in summary["chosen"]:
         yield ""
         yield f"{auto['step']}: {auto['concepts']:,} concepts (auto, to {auto['purpose']}): {auto['why']}"
-    for one in summary["uncompared"]:
+    if summary["labels"]:
         yield ""
-        yield f"warning: {one['step']}: the given labels are not compared with the new ones: {one['why']}"
+        yield from labelled_lines(summary["labels"])
     if concepts := summary["concepts"]:
         yield ""
         for which in ("largest", "smallest"):

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from curate.errors import StorageError
+from curate.errors import InputError, StorageError
 from curate.store.columns import VectorFile, load_vectors, part_file
 from curate.store.groups import Group
 from curate.store.workspace import Workspace, explained
@@ -167,6 +167,15 @@ class Vectors:
         part = np.searchsorted(self.ends, given, side="right") - 1
         return part, given - self.ends[part]
 
+    def _plain(self, number: int) -> NDArray[np.float16]:
+        rows = self.part(number)
+        if rows.dtype.names is not None:
+            raise InputError(
+                f"{self._workspace.where(self._folder)} holds records ({', '.join(rows.dtype.names)}), not vectors of "
+                "numbers; read them part by part with vector_parts."
+            )
+        return rows
+
     def _slice(self, start: int, stop: int, step: int) -> NDArray[np.float16]:
         if step == 1 and start < stop:
             (first, last), (at, to) = self.locate([start, stop - 1])
@@ -181,7 +190,7 @@ class Vectors:
         order = np.argsort(parts, kind="stable")
         cuts = np.flatnonzero(np.diff(parts[order])) + 1
         for chosen in np.split(order, cuts) if len(order) else ():
-            out[chosen] = self.part(int(parts[chosen[0]]))[places[chosen]]
+            out[chosen] = self._plain(int(parts[chosen[0]]))[places[chosen]]
         return out
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -189,6 +198,6 @@ class Vectors:
         if copy is False:
             raise ValueError("vectors lie in files and can only be copied into an array; leave copy=False out")
         out = np.empty(self.shape, dtype=dtype or self.dtype)
-        for number, part in enumerate(self.parts()):
-            out[self.ends[number] : self.ends[number + 1]] = part
+        for number in range(len(self._files)):
+            out[self.ends[number] : self.ends[number + 1]] = self._plain(number)
         return out

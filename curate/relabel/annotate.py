@@ -133,6 +133,8 @@ class Annotator:
 class Ensemble:
     """Label maps by several classifiers of the same classes: the mean of their probabilities (MEAL V2, Shen and
     Savvides 2020, section 3), each at its own temperature, all classes, before any are dropped.
+
+    Memory of its methods: that of the teacher at work, and two maps.
     """
 
     def __init__(self, annotators: Sequence[Annotator]) -> None:
@@ -162,8 +164,15 @@ class Ensemble:
             return total / len(self.annotators)
 
     def maps(self, batches: Sequence[Tensor]) -> Tensor:
-        """The logarithm of `probabilities` (of 1e-38 where less): logits for `maps.top_k` at temperature 1, lse 0."""
-        return self.probabilities(batches).clamp_min(_LEAST).log()
+        """Logits for `maps.top_k` at temperature 1, float32 [B, C, H, W]; their softmax is `probabilities`.
+
+        The logarithm of `probabilities` (of 1e-38 where less) minus its mean over all classes of the cell, so that 0 is
+        a middling class as in a classifier's own logits: `pooling.pool` with tail "zero" gives that to the classes that
+        are not stored, and plain logarithms, none of them above 0, would lose to it. None is beyond 88.
+        """
+        with torch.inference_mode():
+            logs = self.probabilities(batches).clamp_min_(_LEAST).log_()
+            return logs.sub_(logs.mean(dim=1, keepdim=True))
 
 
 def best_of(logits: Tensor, k: int, temperature: float = 1.0) -> LabelMaps:
@@ -203,8 +212,13 @@ def _overlaps(old: int, new: int) -> Tensor:
     return shared.clamp_min(0).double() / old
 
 
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Height and width in pixels of an image of `size` at a scale of `Annotator`."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _resized(batch: Tensor, scale: float) -> Tensor:
-    size = [max(1, round(side * scale)) for side in batch.shape[2:]]
+    size = scaled((int(batch.shape[2]), int(batch.shape[3])), scale)
     return F.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 

@@ -206,6 +206,16 @@ def _threshold(score: NDArray[np.floating], truth: NDArray[np.bool_], precision:
     return float(x[good[0]]) if len(good) else math.inf
 
 
+def misses(true: int, n: int, precision: float, confidence: float = 0.95) -> bool:
+    """Whether `true` of n are surely fewer than a share of `precision`: as few come by chance at most 1 - confidence of
+    the time (binomial tail; beyond 200 Wilson's upper end, where both agree).
+    """
+    if n > 200:
+        return bool(1 - wilson_lower(np.array(n - true), np.array(n), confidence) < precision)
+    tail = sum(math.comb(n, k) * precision**k * (1 - precision) ** (n - k) for k in range(true + 1))
+    return n > 0 and tail <= 1 - confidence
+
+
 @dataclass(frozen=True, slots=True)
 class Thresholds:
     """``overall``: for all classes together, ``by_class``: float64 [classes]. inf = nothing reaches the precision."""
@@ -223,13 +233,15 @@ def fit_thresholds(
     precision: float = 0.9,
     confidence: float = 0.95,
     half_trust: float = PAIRS_OF_HALF_TRUST,
+    otherwise: float = math.inf,
 ) -> Thresholds:
     """Thresholds by target precision, of each class shrunk to the one of all: trust = n / (n + half_trust).
 
     n is the number of the class's pairs of the rarer truth. Where the class reaches the precision on its own
     (`threshold`), the result is trust x own + (1 - trust) x overall, own alone where overall is inf. Where it does not:
-    overall, unless the class surely misses the precision there (Wilson upper end below it), then inf: no label of that
-    class is kept unseen. Fit on other pairs than the calibrator was: on its own pairs it looks better than it is.
+    overall, unless the class surely misses the precision there (`misses`), then inf: no label of that
+    class is kept unseen. ``otherwise`` takes the place of overall for the classes where overall is inf.
+    Fit on other pairs than the calibrator was: on its own pairs it looks better than it is.
     Memory: 100 bytes a pair. Raises InputError as threshold, or for a class beyond n_classes.
     """
     _pairs(score, truth)
@@ -237,15 +249,16 @@ def fit_thresholds(
     if classes.shape != score.shape or classes.min() < 0 or classes.max() >= n_classes:
         raise InputError(f"thresholds: wanted one class from 0 to {n_classes - 1} for each of {len(score):,} pairs.")
     overall = _threshold(score, truth, precision, confidence)
-    by_class = np.full(n_classes, overall)
+    common = overall if math.isfinite(overall) else otherwise
+    by_class = np.full(n_classes, common)
     for number, rows in _by_class(classes):
         mine, told = score[rows], truth[rows]
         own = _threshold(mine, told, precision, confidence)
-        above = mine >= overall
+        above = mine >= common
         if math.isfinite(own):
             n = min(int(told.sum()), int((~told).sum()))
-            by_class[number] = overall + n / (n + half_trust) * (own - overall) if math.isfinite(overall) else own
-        elif 1 - wilson_lower((above & ~told).sum(), above.sum(), confidence) < precision:
+            by_class[number] = common + n / (n + half_trust) * (own - common) if math.isfinite(common) else own
+        elif misses(int((above & told).sum()), int(above.sum()), precision, confidence):
             by_class[number] = math.inf
     return Thresholds(overall, by_class)
 

@@ -88,7 +88,8 @@ def dense_head(model: nn.Module, size: tuple[int, int] | None = None) -> DenseHe
     Differences up to 1e-4 of the greatest value are rounding (2e-2 in half precision).
 
     Raises ModelError, with the layers to blame, when pooling is not by mean over cells, or more than a linear layer
-    follows: norms (ConvNeXt), hidden layers (MobileNetV3), class tokens, attention pooling, several classifiers.
+    follows: norms (ConvNeXt), hidden layers (MobileNetV3), class tokens, attention pooling, several classifiers. Also
+    for weights that give NaN or infinity, and for images that make a single cell.
     """
     model.eval()
     name = f"The model {type(model).__name__}"
@@ -110,6 +111,8 @@ def dense_head(model: nn.Module, size: tuple[int, int] | None = None) -> DenseHe
         if trace.worked and trace.features is not None:
             raise ModelError(f"{name} cannot be a dense annotator: {_blame(model, trace)}.")
         raise ModelError(f"{name} cannot be a dense annotator: {place} does not run exactly once, on one row an image.")
+    if not torch.isfinite(trace.logits).all():
+        raise ModelError(f"{name} gives NaN or infinity: {_broken(model)}; give it other weights.")
     share = _EXACT if weight.dtype in (torch.float32, torch.float64) else _EXACT_HALF
     read = _reader(model, trace, size, share)
     if read is None:
@@ -259,6 +262,14 @@ def _entering(model: nn.Module, pool: nn.Module, batch: Tensor) -> Tensor:
     finally:
         hook.remove()
     return seen[-1]
+
+
+def _broken(model: nn.Module) -> str:
+    """Which weights make logits that are not finite."""
+    for name, values in [*model.named_parameters(), *model.named_buffers()]:
+        if not torch.isfinite(values).all():
+            return f"{name} is not finite"
+    return "all weights are finite, but it overflows or divides by zero"
 
 
 def _blame(model: nn.Module, trace: _Trace) -> str:

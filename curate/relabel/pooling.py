@@ -44,9 +44,11 @@ def pool(
     operations, so that the number of samples is the same.
 
     tail: "zero" is the paper's: a class that a cell does not store has logit 0 there; logits are averaged over the
-    region, then softmax over all classes. "lse" averages probabilities: in each cell exp(score - lse) for stored
-    classes, what is left of 1 spread evenly over all others (`maps.dense_probabilities`), no softmax afterwards; it
-    does not depend on the scale of logits, and needs maps with lse.
+    region, then softmax over all classes. So 0 must be less than what stored classes have, as it is in a classifier's
+    logits and in what `annotate.Ensemble` makes; logarithms of probabilities are all below it. "lse" averages
+    probabilities: in each cell exp(score - lse) for stored classes, what is left of 1 spread evenly over all others
+    (`maps.dense_probabilities`), no softmax afterwards; it does not depend on the scale of logits, and needs maps with
+    lse.
 
     order: "xyxy" pools the box. "reference" pools it with rows and columns exchanged, as ReLabel's published loader
     does with maps whose rows come first: to reproduce what was trained with it, on square maps only.
@@ -65,10 +67,9 @@ def pool(
             return np.concatenate(one_by_one)
         maps = stack(maps)
     _, k, height, width = maps.scores.shape
-    if int(maps.classes.max()) >= classes or k > classes:
-        raise InputError(
-            f"A label map stores {k} classes a cell, up to number {int(maps.classes.max())}; there are {classes:,}."
-        )
+    last = int(maps.classes.max(initial=0))
+    if last >= classes or k > classes:
+        raise InputError(f"A label map stores {k} classes a cell, up to number {last}; there are {classes:,}.")
     if tail == "lse" and maps.lse is None:
         raise InputError(
             'The label maps have no log-sum-exp, which tail "lse" needs; use tail "zero", as ReLabel does.'
@@ -182,7 +183,7 @@ def _pool(
             peak = 0.0 if found < total else -np.inf
             for n in range(found):
                 peak = max(peak, sums[touched[n]])
-            rest = np.exp(-peak)
+            rest = np.exp(-peak) if found < total else 0.0  # infinite where nothing is left and all scores are low
             whole = (total - found) * rest
             for n in range(found):
                 sums[touched[n]] = np.exp(sums[touched[n]] - peak)

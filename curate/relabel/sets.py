@@ -62,6 +62,7 @@ def decide(
     drop: Limit,
     relations: Relations | None = None,
     original: NDArray[np.integer] | None = None,
+    own: NDArray[np.floating] | None = None,
 ) -> LabelDecisions:
     """Decide about candidate labels (image, class) with calibrated probabilities, given in any order, each once.
 
@@ -72,18 +73,22 @@ def decide(
     implies it: its synonyms and subclasses (probabilities of a truth cannot be below those of what implies it). Parts
     and co-occurring classes imply nothing.
     original: int [n], the label an image came with, below 0 = none; see ``suspect``.
+    own: float [m], a probability from which this very label is kept, even below the limit of its class; inf = none.
     Memory: 120 bytes a label, with relations also 60 a pair of labels of one image, 100,000 images at a time.
     Raises InputError for shapes that differ, images or classes out of range, pairs given twice, probabilities outside
     [0, 1], and drop above keep.
     """
     _checked(images, classes, probability, n, keep, drop)
+    if own is not None and own.shape != images.shape:
+        raise InputError(f"label sets: own limits are {own.shape}; wanted one for each of {len(images):,} labels.")
     order = np.lexsort((classes, images))
     image, label = images[order].astype(np.int64), classes[order].astype(np.int32)
     twice = np.flatnonzero((np.diff(image) == 0) & (np.diff(label) == 0))
     if len(twice):
         raise InputError(f"label sets: image {image[twice[0]]} has class {label[twice[0]]} twice.")
     p = probability[order].astype(np.float64)
-    decision = np.where(p >= _of(keep, label), KEEP, np.where(p < _of(drop, label), DROP, UNSURE)).astype(np.uint8)
+    limit = _of(keep, label) if own is None else np.minimum(_of(keep, label), own[order])
+    decision = np.where(p >= limit, KEEP, np.where(p < _of(drop, label), DROP, UNSURE)).astype(np.uint8)
     if relations is not None:
         p, decision = _implied(image, label, p, decision, relations)
     by_rank = np.lexsort((label, -p, image))

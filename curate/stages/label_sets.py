@@ -16,13 +16,14 @@ from curate.errors import InputError
 from curate.formats.class_lists import SHIPPED, ClassList, from_wnids, read_classes, read_relations
 from curate.formats.label_maps import MapsInfo, unpack
 from curate.formats.label_sets import LabelSets, read_label_sets
-from curate.formats.row_orders import RowOrder, read_bytes, read_order, stem
+from curate.formats.row_orders import RowOrder, read_bytes, read_order
 from curate.relabel.maps import LabelMap
 from curate.relabel.relations import Relations
 from curate.relabel.sets import decide
 from curate.stages.base import Columns, Stage, State, Totals
 from curate.stages.config import Reference, StageConfig
-from curate.stages.label_sets_fit import CURVES, SURE, Pairs, calibrator_of, fit, updated, weigh_answers
+from curate.stages.label_sets_fit import CURVES, Pairs, calibrator_of, fit, updated, weigh_answers
+from curate.stages.label_sets_reviewed import Reviewed, by_whole_names
 from curate.stages.label_sets_rows import LABEL, candidates, label_frame
 from curate.stages.part import Part
 from curate.store import urls
@@ -79,22 +80,28 @@ class LabelSetsConfig(StageConfig):
         return () if given is None else (given,) if isinstance(given, str) else tuple(given)
 
 
+def _absolute(url: str) -> str:
+    return str(urls.resolve(url)[1]) if urls.split_protocol(url)[0] == "file" else url
+
+
 class LabelSetsStage(Stage[LabelSetsConfig]):
     """Scores the classes of each map, makes probabilities of the scores, decides, and finds where each label is.
 
-    Known labels (reviewed files, and answers of people that are sure) calibrate scores: isotonic curves with shrinkage
-    on one half of them, limits by target precision on the other; without any, scores count as probabilities. Answers of
-    people move the probability of their own question. Nothing is dropped here: a `filter` on `outcome` or `suspect`
-    does that. Memory: the maps of a part, known labels of all parts (about 300 bytes each).
+    Known labels (the reviewed file) calibrate scores: isotonic curves with shrinkage on one half of them, limits by
+    target precision on the other; without any, scores count as probabilities. Answers of people move the probability of
+    their own question alone: people are asked what is doubtful, which says nothing of the rest. Nothing is dropped
+    here: a `filter` on `outcome` or `suspect` does that. Memory: the maps of a part, known labels of all parts (about
+    300 bytes each).
     """
 
     kind = "label_sets"
-    VERSION = 1
+    VERSION = 2
     Config = LabelSetsConfig
     not_hashed = frozenset(_FILES)
 
     _urls: Mapping[str, tuple[str, ...]] = {}
     _sha256: Mapping[str, list[str]] = {}
+    _answers = weigh_answers(())
 
     def columns(self) -> dict[str, pl.DataType]:
         """labels: best first; best: the most probable kept one; null where there is no map."""
@@ -120,19 +127,11 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
 
     def check(self) -> None:
         """Read every file once, so that a missing one or a bad line is found before work starts."""
-        found: dict[str, tuple[str, ...]] = {}
-        sha256: dict[str, list[str]] = {}
-        for option in _FILES:
-            given = self.config.files(option)
-            if option == "class_names" and given and given[0] in SHIPPED:
-                found[option], sha256[option] = given, list(given)
-                continue
-            # workers may have another working folder
-            found[option] = tuple(
-                str(urls.resolve(one)[1]) if urls.split_protocol(one)[0] == "file" else one for one in given
-            )
-            sha256[option] = [hashlib.sha256(read_bytes(one)).hexdigest() for one in found[option]]
-        self._urls, self._sha256 = found, sha256
+        # workers may have another working folder
+        self._urls = {option: tuple(map(_absolute, self.config.files(option))) for option in _FILES}
+        if self._urls["class_names"] and self.config.class_names in SHIPPED:
+            self._urls = {**self._urls, "class_names": self.config.files("class_names")}
+        self._sha256 = {option: self._hashed(option) for option in _FILES}
         try:
             assert (self._classes, self._relations, self._reviewed) is not None
         except InputError as error:  # the readers name options of `curate evaluate`
@@ -140,7 +139,17 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
             for theirs, ours in (("--labels-order", "reviewed_order"), ("--classes", "class_names")):
                 said = said.replace(theirs, ours)
             raise InputError(f"stage {self.context.step}: {said}") from error
-        weigh_answers(found["votes"])
+        while True:  # people may be answering right now: what is read once is what the whole run knows
+            self._answers = weigh_answers(self._urls["votes"])
+            if (now := self._hashed("votes")) == self._sha256["votes"]:
+                return
+            self._sha256 = {**self._sha256, "votes": now}
+
+    def _hashed(self, option: str) -> list[str]:
+        urls_ = self._urls[option]
+        if option == "class_names" and urls_ and urls_[0] in SHIPPED:
+            return list(urls_)
+        return [hashlib.sha256(read_bytes(one)).hexdigest() for one in urls_]
 
     def identity(self) -> dict[str, Any]:
         """What the files hold."""
@@ -151,8 +160,19 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
 
     # --- files ------------------------------------------------------------------------------------------------------
 
+    def _has(self, option: str) -> bool:
+        return bool(self._urls.get(option))
+
     def _file(self, option: str) -> str | None:
-        return self._urls[option][0] if self._urls.get(option) else None
+        """The file of an option, which must be as it was when the run began: its content names what is stored."""
+        if not self._has(option):
+            return None
+        if self._hashed(option) != self._sha256[option]:
+            raise InputError(
+                f"stage {self.context.step}: {option} {self._urls[option][0]} has changed since this run began; run "
+                "again with files that stay as they are."
+            )
+        return self._urls[option][0]
 
     @cached_property
     def _classes(self) -> ClassList:
@@ -165,11 +185,11 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         return None if url is None else Relations.build(read_relations(url, self._classes))
 
     @cached_property
-    def _reviewed(self) -> dict[str, tuple[set[int], set[int]]]:
-        """Image -> (true classes, classes of which nothing is known); images that are problematic are left out."""
+    def _reviewed(self) -> Reviewed:
+        """Truths of the reviewed images; those that are problematic are left out."""
         url = self._file("reviewed")
         if url is None:
-            return {}
+            return Reviewed({})
         order: RowOrder | None = None
         if (named := self._file("reviewed_order")) is not None:
             order = read_order(named)
@@ -177,7 +197,7 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         bad = sets.problematic or [False] * len(sets.names)
         unclear: list[list[int]] = sets.unclear or [[] for _ in sets.names]
         rows = zip(sets.names, sets.labels, unclear, bad, strict=True)
-        return {stem(name): (set(labels), set(open_)) for name, labels, open_, wrong in rows if not wrong}
+        return Reviewed({name: (set(labels), set(open_)) for name, labels, open_, wrong in rows if not wrong}, url)
 
     # --- what is known of all images ----------------------------------------------------------------------------------
 
@@ -186,22 +206,24 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         index = self.reads()[0]
         labels = part.columns(f"{index}.label")[f"{index}.label"].drop_nulls().unique().sort().to_list()
         found: dict[str, NDArray[Any]] = {"labels": np.asarray(labels, dtype=np.str_)}
-        if self._file("reviewed") is None and not self._urls.get("votes"):
+        if self._has("votes"):
+            uids = part.columns(f"{index}.uid_hi", f"{index}.uid_lo").rename(lambda name: name.rpartition(".")[2])
+            questions = self._answers.join(uids.unique(), on=["uid_hi", "uid_lo"], how="semi")
+            found["asked"] = np.asarray(questions.height)
+        if not self._has("reviewed"):
             return found
         frame = part.columns(*(f"{index}.{name}" for name in ("uid_hi", "uid_lo", "key")), f"{self._maps}.map_row")
         frame = frame.rename({c: c.rpartition(".")[2] for c in frame.columns}).with_row_index("row")
-        pairs = self._candidates(self._held(part, frame), frame, weigh_answers(self._urls.get("votes", ())))
-        pairs = pairs.join(frame.select("row", "key"), on="row", how="left", maintain_order="left")
-        evidence = pairs["evidence"].to_numpy()
+        held = self._held(part, frame)
+        keys = {row: key for row, key in frame.select("row", "key").iter_rows() if row in held}
+        names = {row: self._reviewed.whole(key) for row, key in keys.items()}
+        ends = {row: self._reviewed.last(key) for row, key in keys.items()}
+        pairs = self._candidates(held, frame, self._answers)
+        either = [(row, names[row] or next(iter(ends[row]), None)) for row in pairs["row"]]
         truth = np.full(pairs.height, -1, dtype=np.int8)
-        reviewed = 0
-        for place, (key, number) in enumerate(pairs.select("key", "class").iter_rows()):
-            known = self._reviewed.get(stem(key))
-            if known is not None:
-                reviewed += 1
-                truth[place] = -1 if number in known[1] else number in known[0]
-        sure = (np.abs(evidence) > SURE) & (truth < 0)
-        truth[sure] = evidence[sure] > 0
+        for place, ((_, name), number) in enumerate(zip(either, pairs["class"], strict=True)):
+            true, open_ = self._reviewed.truths[name] if name is not None else (set(), {number})
+            truth[place] = -1 if number in open_ else number in true
         rows = truth >= 0
         told = pairs.filter(pl.Series(rows))
         return found | {
@@ -209,7 +231,9 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
             "class": told["class"].to_numpy(),
             "truth": truth[rows].astype(bool),
             "half": (told["uid_lo"].to_numpy() & np.uint64(1)).astype(bool),
-            "reviewed": np.asarray(reviewed),
+            "by_name": np.array([names[row] is not None for row, _ in either], dtype=bool)[rows],
+            "names": np.array([name for name in names.values() if name is not None], dtype=np.str_),
+            "ends": np.array([name for some in ends.values() for name in some], dtype=np.str_),
         }
 
     def reduce(self, summaries: Iterator[dict[str, NDArray[Any]]], totals: Totals, state: State) -> dict[str, Artifact]:
@@ -223,21 +247,27 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         step = self.context.step
         self._fitting(info.classes)
         curves, limits = pl.DataFrame(schema=CURVES), np.full(info.classes, self.config.precision)
-        told = {"pairs": 0, "true": 0}
-        known = [piece for piece in pieces if "score" in piece]
-        if self._file("reviewed") is not None and not sum(int(piece["reviewed"]) for piece in known):
-            raise InputError(
-                f"stage {step}: none of the {len(self._reviewed):,} images of {self.config.reviewed} is in the input; "
-                "its names must be those of the samples, such as ILSVRC2012_val_00000001"
+        told, shown = {"images": 0, "pairs": 0, "true": 0}, False
+        if self._has("reviewed"):
+            by_name = by_whole_names(
+                (piece["names"] for piece in pieces),
+                (piece["ends"] for piece in pieces),
+                str(self.config.reviewed),
+                step,
             )
-        if known:
-            score, classes, truth, half = (
-                np.concatenate([piece[name] for piece in known]) for name in ("score", "class", "truth", "half")
+            images = sum(len(piece["names" if by_name else "ends"]) for piece in pieces)
+            if not images:
+                raise InputError(
+                    f"stage {step}: none of the {len(self._reviewed):,} images of {self.config.reviewed} is in the "
+                    "input; its names must be those of the samples, such as ILSVRC2012_val_00000001"
+                )
+            score, classes, truth, half, whole = (
+                np.concatenate([piece[name] for piece in pieces])
+                for name in ("score", "class", "truth", "half", "by_name")
             )
-            told = {"pairs": len(truth), "true": int(truth.sum())}
-            if self._file("reviewed") is not None or self._enough(truth, half):
-                pairs = Pairs(score.astype(np.float64), classes.astype(np.int64), truth, half)
-                curves, limits = fit(pairs, info.classes, self.config.precision, step)
+            pairs = Pairs(score.astype(np.float64), classes.astype(np.int64), truth, half).where(whole == by_name)
+            told = {"images": images, "pairs": len(pairs.truth), "true": int(pairs.truth.sum())}
+            curves, limits, shown = fit(pairs, info.classes, self.config.precision, step)
         if self.config.keep is not None:
             limits = np.full(info.classes, self.config.keep)
         numbers, said = self._numbers(labels, info.classes)
@@ -245,10 +275,15 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         return {
             "curves": curves,
             "keep": limits,
-            "answers": weigh_answers(self._urls.get("votes", ())),
+            "answers": self._answers,
             "label_sets": {
                 "known": told,
                 "calibrated": bool(curves.height),
+                "precision_shown": shown,
+                "questions": {
+                    "answered": self._answers.height,
+                    "of_this_input": sum(int(piece.get("asked", 0)) for piece in pieces),
+                },
                 "given": said,
                 "numbers": numbers,
                 "names": {str(number): names[number] for number in sorted(names)},
@@ -259,12 +294,11 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         """Raises InputError for a file that names classes which the maps do not know."""
         related = self._relations
         highest = {
-            "reviewed": max((max(a | b, default=-1) for a, b in self._reviewed.values()), default=-1),
+            "reviewed": self._reviewed.highest,
             "relations": -1 if related is None else len(related.same) - 1,
             "class_names": max(self._classes.names, default=-1),
         }
-        answers = weigh_answers(self._urls.get("votes", ()))
-        highest["votes"] = -1 if answers.is_empty() else int(answers["class"].to_numpy().max())
+        highest["votes"] = -1 if self._answers.is_empty() else int(self._answers["class"].to_numpy().max())
         for option, number in highest.items():
             if number >= classes:
                 raise InputError(
@@ -277,20 +311,20 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
                 f"{self._maps} knows {classes:,}; give the whole list"
             )
 
-    @staticmethod
-    def _enough(truth: NDArray[np.bool_], half: NDArray[np.bool_]) -> bool:
-        """Whether both halves have 50 pairs of each kind: answers alone come one by one, and a few decide nothing."""
-        return all(min(int((truth & h).sum()), int((~truth & h).sum())) >= 50 for h in (half, ~half))
-
     def _numbers(self, labels: set[str], classes: int) -> tuple[dict[str, int], str]:
         """Class number of each given label, and how it is known; none when it is not."""
         known = self._classes.numbers or from_wnids(labels, least=classes).numbers
         found = {label: int(label) if label.isascii() and label.isdigit() else known.get(label, -1) for label in labels}
         if not labels:
             return {}, NO_LABELS
-        if lost := sorted(label for label, number in found.items() if not 0 <= number < classes):
+        lost = sorted(label for label, number in found.items() if not 0 <= number < classes)
+        known_ = {label: found[label] for label in sorted(set(found) - set(lost))}
+        if not lost:
+            return known_, KNOWN
+        if not known_:
             return {}, f"the label {lost[0]!r} is none of the {classes:,} classes; give class_names"
-        return dict(sorted(found.items())), KNOWN
+        more = f" and {len(lost) - 1:,} more are" if len(lost) > 1 else " is"
+        return known_, f"the label {lost[0]!r}{more} none of the {classes:,} classes; their images are not compared"
 
     # --- labels -----------------------------------------------------------------------------------------------------
 
@@ -311,7 +345,8 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
         p = pairs["score"].cast(pl.Float64).to_numpy()
         if curves.height:
             p = calibrator_of(curves)(p, pairs["class"].to_numpy())
-        p = updated(p, pairs["evidence"].to_numpy())
+        evidence = pairs["evidence"].to_numpy()
+        p = updated(p, evidence)
         decided = decide(
             pairs["row"].to_numpy(),
             pairs["class"].to_numpy().astype(np.int64),
@@ -321,6 +356,8 @@ class LabelSetsStage(Stage[LabelSetsConfig]):
             drop=np.minimum(self.config.drop, limits),
             relations=self._relations,
             original=original,
+            # what people said makes a probability of its own, whatever the scores of a class are worth
+            own=np.where(evidence != 0, self.config.precision if self.config.keep is None else np.inf, np.inf),
         )
         names = {number: label for label, number in numbers.items()} | self._classes.names
         made = label_frame(held, frame.height, pairs, decided, names).select(*self.columns())

@@ -5,7 +5,6 @@ What never lives here: which labels an image has, and columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +20,8 @@ from curate.relabel.votes import UNKNOWN, Raters, Votes, dawid_skene, weigh
 _TRUSTED = ((0, 0, 18), (0, 1, 1), (0, 2, 1), (1, 2, 18), (1, 1, 1), (1, 0, 1))
 """(truth, answer, how often): what is taken of a new rater, as known questions: right 18 times of 20, until their own
 answers say more."""
-SURE = math.log(19)
-"""Evidence beyond which a question counts as answered when probabilities are fitted: 19 to 1."""
 OPEN = 0.05
+"""A question that was asked was open: see `updated`."""
 CURVES = {"class": pl.Int64(), "trust": pl.Float64(), "x": pl.List(pl.Float64()), "y": pl.List(pl.Float64())}
 QUESTIONS = {
     "uid_hi": pl.UInt64(), "uid_lo": pl.UInt64(), "class": pl.UInt32(), "evidence": pl.Float64(), "votes": pl.UInt16(),
@@ -39,13 +37,18 @@ class Pairs:
     truth: NDArray[np.bool_]
     half: NDArray[np.bool_]
 
+    def where(self, rows: NDArray[np.bool_]) -> Pairs:
+        """The pairs of a mask [n]."""
+        return Pairs(self.score[rows], self.classes[rows], self.truth[rows], self.half[rows])
+
 
 def weigh_answers(urls: Sequence[str]) -> pl.DataFrame:
     """What people said of each question (QUESTIONS): the log odds of yes that the answers alone give, and how many.
 
-    Dawid and Skene 1979 over all answers, each rater's confusion starting from that of a rater who is right 18 times of
-    20 (as that many known questions), so that the only answer to a question has evidence of log 18. Memory: 500 bytes
-    an answer. Raises InputError for files that are no decisions.
+    Dawid and Skene 1979, each rater's confusion starting from that of a rater who is right 18 times of 20 (as that many
+    known questions), so that the only answer to a question has evidence of log 18. Raters are rated by questions that
+    several of them answered: one who is alone agrees with themselves, whatever they say. Memory: 500 bytes an answer.
+    Raises InputError for files that are no decisions.
     """
     given = read_decisions(urls)
     uids, classes, items = given.questions()
@@ -59,13 +62,14 @@ def weigh_answers(urls: Sequence[str]) -> pl.DataFrame:
 def _evidence(given: Decisions, items: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     raters = len(given.names)
     own = Votes(items, given.raters, given.answers, n, raters)
+    several = np.bincount(items, minlength=n)[items] > 1  # a rater has one answer to a question
+    shared, place = np.unique(items[several], return_inverse=True)
     more = np.array([(truth, answer) for truth, answer, times in _TRUSTED for _ in range(times)], dtype=np.int64)
-    each = np.repeat(np.arange(raters), len(more))
-    known = np.concatenate([np.full(n, UNKNOWN), np.tile(more[:, 0], raters)])
+    known = np.concatenate([np.full(len(shared), UNKNOWN), np.tile(more[:, 0], raters)])
     with_known = Votes(
-        np.concatenate([items, n + np.arange(raters * len(more))]),
-        np.concatenate([given.raters, each]),
-        np.concatenate([given.answers, np.tile(more[:, 1], raters)]),
+        np.concatenate([place, len(shared) + np.arange(raters * len(more))]),
+        np.concatenate([given.raters[several], np.repeat(np.arange(raters), len(more))]),
+        np.concatenate([given.answers[several], np.tile(more[:, 1], raters)]),
         len(known),
         raters,
     )
@@ -89,27 +93,32 @@ def updated(p: NDArray[np.float64], evidence: NDArray[np.float64]) -> NDArray[np
     return np.where(evidence == 0, p, 1 / (1 + np.exp(-np.clip(before + evidence, -700, 700))))
 
 
-def fit(pairs: Pairs, n_classes: int, precision: float, step: str) -> tuple[pl.DataFrame, NDArray[np.float64]]:
-    """Calibration curves (CURVES; class -1 = all) and the keep limit of each class, float64 [n_classes].
+def fit(pairs: Pairs, n_classes: int, precision: float, step: str) -> tuple[pl.DataFrame, NDArray[np.float64], bool]:
+    """Calibration curves (CURVES; class -1 = all), the keep limit of each class, float64 [n_classes], and whether the
+    pairs show that some limit reaches the precision.
 
     Curves are fitted on one half of the pairs, limits on the other: on its own pairs a curve looks better than it is.
-    Memory: 200 bytes a pair. Raises InputError when a half has no true or no false pair.
+    Pairs that show no limit (25 true ones without a false one are the least for 0.9) leave the calibrated probability
+    itself: kept is what is true with a probability of `precision`. Memory: 200 bytes a pair. Raises InputError when a
+    half has no true or no false pair.
     """
     first, second = ~pairs.half, pairs.half
     for half in (first, second):
         told = pairs.truth[half]
         if not told.any() or told.all():
             raise InputError(
-                f"stage {step}: {len(pairs.truth):,} labels of this input are known from reviewed or votes, "
+                f"stage {step}: {len(pairs.truth):,} labels of this input are known from reviewed, "
                 f"{int(pairs.truth.sum()):,} of them true; too few to fit probabilities on one half and limits on the "
                 "other. Review more images, or set keep and drop and leave reviewed out."
             )
     calibrator = fit_calibrator(pairs.score[first], pairs.classes[first], pairs.truth[first])
     p = calibrator(pairs.score[second], pairs.classes[second])
-    limits = fit_thresholds(p, pairs.classes[second], pairs.truth[second], n_classes, precision=precision)
+    truth, classes = pairs.truth[second], pairs.classes[second]
+    limits = fit_thresholds(p, classes, truth, n_classes, precision=precision, otherwise=precision)
     rows = [(-1, 1.0, calibrator.overall.x.tolist(), calibrator.overall.y.tolist())]
     rows += [(n, trust, c.x.tolist(), c.y.tolist()) for n, (c, trust) in sorted(calibrator.by_class.items())]
-    return pl.DataFrame(rows, schema=CURVES, orient="row"), limits.by_class
+    curves = pl.DataFrame(rows, schema=CURVES, orient="row")
+    return curves, limits.by_class, bool(np.isfinite(limits.overall))
 
 
 def calibrator_of(curves: pl.DataFrame) -> Calibrator:

@@ -126,8 +126,9 @@ class RelabelStage(Stage[RelabelConfig]):
         assert self.info  # describes the maps, or says why there can be none
 
     def identity(self) -> dict[str, Any]:
-        """The weights, by hash, and what the images are made before."""
-        return {"teachers": self._described[1]}
+        """The weights, by hash, what the images are made before, and what several teachers become."""
+        teachers = self._described[1]
+        return {"teachers": teachers} | ({"ensemble": "log of the mean, centred"} if len(teachers) > 1 else {})
 
     @property
     def info(self) -> MapsInfo:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _PROBED = 288
 """Pixels of a side up to which a model is tried at its own size; greater ones are tried at this where they allow it."""
+_NOT_TAKEN = (RuntimeError, AssertionError, ValueError, TypeError)
+"""What networks raise for images of a size that they cannot be shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +49,14 @@ def describe(
     """The maps that these classifiers will make, and what of them decides the result; no weights are loaded.
 
     Each network is built with random weights and shown noise. Raises ModelError for one that is not there, whose head
-    cannot change places with its pooling, or that knows other classes than the rest; InputError for a k beyond the
-    classes. Memory: the weights of one network.
+    cannot change places with its pooling, that does not take the images of a scale or sees a single cell in them, or
+    that knows other classes than the rest; InputError for a k beyond the classes. Memory: the weights of one network.
     """
     teachers, identity, grids, classes = [], [], [], []
     for one in wanted:
         found = probe(one.config)
         images = _images(found, one)
-        grids.append(_grid(one, found, images.size, scales[0]))
+        grids.append(_grid(one, found, images.size, scales))
         classes.append(found.classes)
         preparation = Preparation(**dataclasses.asdict(images))
         weights = weights_id(one.config)
@@ -96,24 +98,52 @@ def _images(found: Classifier, one: Wanted) -> Input:
     return dataclasses.replace(found.images, size=(one.size, one.size))
 
 
-def _grid(one: Wanted, found: Classifier, size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Rows and columns of cells at the first scale; the test of the head comes with it."""
+def _grid(one: Wanted, found: Classifier, size: tuple[int, int], scales: tuple[float, ...]) -> tuple[int, int]:
+    """Rows and columns of cells at the first scale; the test of the head comes with it, and one pass for each scale.
+
+    Raises ModelError for a scale that makes images which the network does not take, or of a single cell.
+    """
     import torch
 
+    from curate.relabel.annotate import scaled
     from curate.relabel.dense_heads import dense_head
 
     tried = (_PROBED, _PROBED) if found.any_size and max(size) > _PROBED else size
     head = dense_head(found.network, tried)
-    height, width = (max(1, round(side * scale)) for side in size)
-    images = torch.zeros(1, 3, height, width)
+    again: DenseHead | None = None
+    wanted = {scaled(size, scale): scale for scale in reversed(scales)}
+    grids: dict[tuple[int, int], tuple[int, int]] = {}
     with torch.inference_mode():
-        if (height, width) != tried:
+        if tried in wanted:
+            grids[tried] = _cells(head, torch.zeros(1, 3, *tried))
+        if wanted.keys() - grids.keys():
+            found.network.to("meta")  # shapes without arithmetic
+        for pixels in (scaled(size, scale) for scale in scales):
+            if pixels in grids:
+                continue
             try:
-                found.network.to("meta")  # shapes without arithmetic
-                return _cells(head, images.to("meta"))
-            except RuntimeError:
-                head = dense_head(probe(one.config).network, (height, width))
-        return _cells(head, images)
+                grids[pixels] = _cells(head, torch.empty(1, 3, *pixels, device="meta"))
+            except _NOT_TAKEN:  # the network does not take them, or has no shapes without arithmetic
+                again = again or dense_head(probe(one.config).network, tried)
+                try:
+                    grids[pixels] = _cells(again, torch.zeros(1, 3, *pixels))
+                except _NOT_TAKEN as error:
+                    said = str(error).strip()[:300].rstrip(".") or type(error).__name__
+                    raise ModelError(
+                        f"{one.config.model} does not take images of {_at(pixels, wanted[pixels], size)}: {said}; "
+                        "change scales or size, or choose another model."
+                    ) from error
+    for pixels, (height, width) in grids.items():
+        if height * width <= 1:
+            raise ModelError(
+                f"{one.config.model} has a single cell at {_at(pixels, wanted[pixels], size)}; leave that scale out, "
+                "or give a greater size."
+            )
+    return grids[scaled(size, scales[0])]
+
+
+def _at(pixels: tuple[int, int], scale: float, size: tuple[int, int]) -> str:
+    return f"{pixels[0]} x {pixels[1]} pixels, scale {scale:g} of {size[0]} x {size[1]}"
 
 
 def _cells(head: DenseHead, images: Tensor) -> tuple[int, int]:

@@ -52,6 +52,32 @@ def test_predictions_as_tables_and_as_json(folder: Path, cli: Cli) -> None:
     assert told["disagreement"]["counts"]["multi_with"] == 20
 
 
+def test_two_models_as_tables_and_as_json(folder: Path, cli: Cli) -> None:
+    best = np.load(folder / "p.npy")
+    best[140:150] = (best[140:150] + 2) % 5  # ten more are wrong
+    np.save(folder / "q.npy", best)
+    words = (
+        "evaluate", "predictions", folder / "p.npy", "--labels", folder / "labels.csv", "--order", folder / "names.txt",
+        "--against", folder / "q.npy", "--against", folder / "p.npy", "--resamples", 500,
+    )  # fmt: skip
+    shown = cli(*words)
+    assert shown.code == ExitCode.OK, shown.err
+    told = cli(*words, "--json").json
+    assert [Path(one["against"]).name for one in told["comparisons"]] == ["q.npy", "p.npy"]
+    found = told["comparisons"][0]["metrics"]["top1"]
+    assert found["counts"] == {"both": 140, "only_this": 10, "only_other": 0, "neither": 50, "p": 2 / 2**10}
+    assert (found["this"], found["other"], found["verdict"]) == (0.75, 0.7, "better")
+    assert found["difference"]["value"] == pytest.approx(0.05)
+    rows = [line.split() for line in shown.out.splitlines() if line.startswith("  top-1 of the original label")]
+    span = [f"{100 * found['difference'][end]:+.3f}" for end in ("low", "high")]
+    assert rows[1][5:] == ["75.000", "70.000", "+5.000", span[0], "to", span[1], "better"]
+    assert rows[2][5:] == ["140", "10", "0", "50", "0.002"]
+    assert rows[3][5:] == ["75.000", "75.000", "+0.000", "+0.000", "to", "+0.000", "no", "difference", "shown"]
+    assert rows[4][5:] == ["150", "0", "0", "50", "1"]
+    assert "best predictions are the same for 95.00%" in shown.out
+    assert shown.out.count("an interval of the difference that leaves out 0, and a p of at most 0.05;") == 1
+
+
 def test_labels_as_tables_and_as_json(folder: Path, cli: Cli) -> None:
     pairs = "".join(f"{number:03d}.jpg,{number * 7 % 5},{0.9 if number < 100 else 0.4}\n" for number in range(N))
     (folder / "pairs.csv").write_text("image,class,score\n" + pairs)

@@ -32,7 +32,8 @@ def test_by_uid_and_by_place_it_is_the_record_of_the_array() -> None:
         for row, uid in enumerate(uids):
             assert maps[uid].shape == ()
             assert uid in maps
-            for found in (maps[uid], maps[stem, row], maps[number, row], maps[stem, row - len(uids)]):
+            counted = maps[np.int64(number), np.uint8(row)]
+            for found in (maps[uid], maps[stem, row], maps[number, row], maps[stem, row - len(uids)], counted):
                 assert found.tobytes() == plain[row].tobytes()
                 assert found.dtype == plain.dtype
     assert np.shares_memory(maps["00001", 0], maps.shard("00001"))

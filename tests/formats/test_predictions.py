@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def test_all_formats_say_the_same(tmp_path: Path) -> None:
         read = read_predictions(str(path), top=3)
         assert read.classes.tolist() == CLASSES.tolist(), path.name
         assert read.names == (None if path.name in ("ids.npy", "scores.npy", "logits.npz") else NAMES), path.name
+        assert read.known == (scores.shape[1] if path.name in ("scores.npy", "logits.npz") else None), path.name
 
 
 def test_short_rows_end_in_nothing(tmp_path: Path) -> None:
@@ -91,6 +93,7 @@ def test_rows_need_exactly_one_source_of_names(tmp_path: Path) -> None:
     order = RowOrder(NAMES, None, "list.txt")
     bare, named = Predictions(CLASSES.astype(np.int32), None, "p"), Predictions(CLASSES.astype(np.int32), NAMES, "p")
     assert with_order(bare, order).names == NAMES
+    assert with_order(replace(bare, known=4), order) == replace(bare, names=NAMES, known=4)
     assert with_order(named, None).names == NAMES
     assert with_order(named, order).names == NAMES
     with pytest.raises(InputError, match="its rows name no images and no order is assumed"):

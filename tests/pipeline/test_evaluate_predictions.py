@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reference_data import reference
+from scipy.stats import binomtest
 
 from curate.errors import InputError
 from curate.evaluate.bootstrap import Resampling
@@ -210,3 +211,113 @@ def test_ids_of_a_few_classes_cannot_number_all_classes(tmp_path: Path) -> None:
     against = Against(str(tmp_path / "labels.csv"), order=str(tmp_path / "order.json"))
     with pytest.raises(InputError, match=r"holds the class 7, but .*order\.json names only 2 classes"):
         evaluate_predictions([str(tmp_path / "p.npy")], against)
+
+
+# --- two models -------------------------------------------------------------------------------------------------------
+
+
+def comparison(files: Path, against: Against, other: str, **how: Any) -> dict[str, Any]:
+    options = Options(Resampling(how.pop("resamples", 200)), **how)
+    told = evaluate_predictions([str(files / "p.npy")], against, options, [other])["comparisons"]
+    json.dumps(told, allow_nan=False)
+    found: dict[str, Any] = told[0]
+    return found
+
+
+def test_published_models_compared_image_by_image() -> None:
+    against = Against(reference(REAL), order=reference(ORDER), classes=reference(CLASSES))
+    alexnet, resnet, densenet = (
+        reference(f"imagenet/predictions/{name}.npy") for name in ("alexnet", "resnet50", "densenet161")
+    )
+    told = evaluate_predictions([resnet], against, Options(Resampling(300)), [alexnet, densenet])["comparisons"]
+    assert [(one["file"], one["against"]) for one in told] == [(resnet, alexnet), (resnet, densenet)]
+    top1 = told[0]["metrics"]["top1"]
+    assert round(100 * top1["difference"]["value"], 3) == 19.612  # 76.130 - 56.518
+    names = json.loads(Path(reference(ORDER)).read_text())["image_filenames"]
+    classes = sorted({wnid for _, wnid in names})
+    truth = np.array([classes.index(wnid) for _, wnid in names])
+    one, two = (np.load(file)[:, 0] == truth for file in (resnet, densenet))
+    found = told[1]["metrics"]["top1"]
+    counts = found["counts"]
+    assert [counts[key] for key in ("both", "only_this", "only_other", "neither")] == [
+        (one & two).sum(), (one & ~two).sum(), (~one & two).sum(), (~one & ~two).sum(),
+    ]  # fmt: skip
+    assert counts["p"] == pytest.approx(binomtest(int((one & ~two).sum()), int((one != two).sum()), 0.5).pvalue)
+    gap = one.astype(float) - two
+    half = 1.96 * gap.std() / 50_000**0.5
+    assert found["difference"]["low"] == pytest.approx(gap.mean() - half, abs=0.15 * half)
+    assert found["difference"]["high"] == pytest.approx(gap.mean() + half, abs=0.15 * half)
+    assert {one["verdict"] for one in told[0]["metrics"].values()} == {"better"}
+    assert {one["verdict"] for one in told[1]["metrics"].values()} == {"worse"}
+
+
+def test_a_file_against_itself_differs_in_nothing(tmp_path: Path) -> None:
+    against, file, right = small(tmp_path)
+    told = comparison(tmp_path, against, file)
+    assert (told["images"], told["left_out"], told["same_best"], told["width"]) == (N, 0, N, 2)
+    assert list(told["metrics"]) == list(evaluate_predictions([file], against)["models"][0]["metrics"])
+    for name, found in told["metrics"].items():
+        assert found["difference"] == {"value": 0, "low": 0, "high": 0, "images": found["difference"]["images"]}, name
+        assert found["verdict"] == "no difference shown"
+        if name in ("top1", "real1", "multi_label_by_image"):
+            assert found["counts"] == {
+                "both": right.sum(), "only_this": 0, "only_other": 0, "neither": N - right.sum(), "p": 1,
+            }  # fmt: skip
+    assert told["metrics"]["multi_label_by_class"]["counts"] is None
+    assert evaluate_predictions([file], against)["comparisons"] == []
+
+
+def test_models_are_compared_on_images_and_predictions_that_both_have(tmp_path: Path) -> None:
+    against, _, right = small(tmp_path)
+    names = json.loads((tmp_path / "order.json").read_text())
+    first = np.load(tmp_path / "p.npy")
+    truth = np.where(right, first[:, 0], (first[:, 0] - 1) % 10)
+    rows = "".join(f"{names[row]},{truth[row]}\n" for row in range(N - 1, 49, -1))
+    (tmp_path / "q.csv").write_text("name,top1\n" + rows)
+    with pytest.raises(InputError, match=r"q\.csv: has no predictions for 50 of 300 images"):
+        comparison(tmp_path, against, str(tmp_path / "q.csv"))
+    told = comparison(tmp_path, against, str(tmp_path / "q.csv"), allow_missing=True)
+    assert (told["images"], told["left_out"], told["width"]) == (250, 50, 1)
+    found = told["metrics"]["top1"]
+    assert (found["this"], found["other"]) == (pytest.approx(right[50:].mean()), 1)
+    assert found["counts"]["only_other"] == (~right[50:]).sum() == told["images"] - told["same_best"]
+    assert found["verdict"] == "worse"
+    assert told["metrics"]["unreviewed"]["verdict"] == "more"
+    assert told["metrics"]["variable_exact"]["verdict"] == "worse"
+    bare = comparison(tmp_path, against, str(tmp_path / "q.csv"), allow_missing=True, resamples=0)["metrics"]
+    assert (bare["top1"]["verdict"], bare["variable_pooled"]["verdict"]) == ("worse", None)
+
+
+def test_models_of_different_images_are_refused(tmp_path: Path) -> None:
+    against, _, _ = small(tmp_path)
+    names = json.loads((tmp_path / "order.json").read_text())
+    best = np.load(tmp_path / "p.npy")[:, 0]
+    files = []
+    for number, rows in enumerate((range(150), range(150, N))):
+        files.append(str(tmp_path / f"half{number}.csv"))
+        Path(files[-1]).write_text("name,top1\n" + "".join(f"{names[row]},{best[row]}\n" for row in rows))
+    options = Options(Resampling(0), allow_missing=True)
+    with pytest.raises(InputError, match=r"half0\.csv and .*half1\.csv predict none of the same images"):
+        evaluate_predictions(files[:1], against, options, files[1:])
+    np.save(tmp_path / "short.npy", np.load(tmp_path / "p.npy")[:-1])
+    with pytest.raises(InputError, match=r"short\.npy: has 299 rows, .*order\.json lists 300 images"):
+        comparison(tmp_path, against, str(tmp_path / "short.npy"))
+    np.save(tmp_path / "mixed.npy", np.load(tmp_path / "p.npy")[::-1])
+    with pytest.raises(InputError, match=r"mixed\.npy: .* the rows are not in the order that was said"):
+        comparison(tmp_path, against, str(tmp_path / "mixed.npy"))
+
+
+@pytest.mark.parametrize("classes", [8, 10, 12])
+def test_classes_that_one_model_cannot_say_are_refused_where_images_have_them(tmp_path: Path, classes: int) -> None:
+    against, file, _ = small(tmp_path)
+    best = np.load(file)[:, 0]
+    scores = np.random.default_rng(3).random((N, classes))
+    scores[np.arange(N)[best < classes], best[best < classes]] = 2
+    np.save(tmp_path / "q.npy", scores)
+    if classes < 10:
+        with pytest.raises(InputError, match=r"q\.npy: has scores of 8 classes, .*p\.npy predicts at least 10, .* 9,"):
+            comparison(tmp_path, against, str(tmp_path / "q.npy"))
+        with pytest.raises(InputError, match=r"q\.npy: has scores of 8 classes"):
+            evaluate_predictions([str(tmp_path / "q.npy")], against, Options(Resampling(0)), [file])
+    else:
+        assert comparison(tmp_path, against, str(tmp_path / "q.npy"))["same_best"] == N

@@ -20,6 +20,7 @@ from curate.relabel.annotate import Annotator, Ensemble, Preprocessing, best_of,
 from curate.relabel.dense_heads import DenseHead
 from curate.relabel.maps import probabilities, top_k, top_k_batch
 from curate.relabel.peaks import label_peaks
+from curate.relabel.pooling import pool
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:
@@ -134,6 +135,12 @@ def test_what_follows_the_classifier_or_hides_from_the_layers_is_seen_in_the_num
         Annotator(Softmax(), size=(32, 32))
     with pytest.raises(ModelError, match="not fed with the mean over cells"):
         Annotator(Rooted(), size=(32, 32))
+    for place in ("fc.bias", "body.0.weight"):
+        broken = Tiny()
+        with torch.no_grad():
+            broken.get_parameter(place).view(-1)[1] = math.nan
+        with pytest.raises(ModelError, match=f"The model Tiny gives NaN or infinity: {place} is not finite"):
+            Annotator(broken, size=(32, 32))
     with pytest.raises(ModelError, match="single cell at 4 x 4"):
         Annotator(Tiny(), size=(4, 4))
     fixed = timm.create_model("vit_tiny_patch16_224", global_pool="avg", fc_norm=False, depth=1)
@@ -218,11 +225,68 @@ def test_an_ensemble_averages_probabilities_at_each_temperature() -> None:
     torch.testing.assert_close(found.sum(dim=1), torch.ones(2, 6, 10))
     kept = top_k(teachers.maps([small, large])[0].numpy(), 5)
     assert kept.lse is not None
-    np.testing.assert_allclose(kept.lse, 0, atol=1e-6)
+    np.testing.assert_allclose(kept.lse, -wanted[0].clamp_min(1e-38).log().mean(dim=0).numpy(), rtol=1e-4)
     best = np.take_along_axis(wanted[0].numpy(), kept.classes.astype(np.int64), axis=0)
     np.testing.assert_allclose(probabilities(kept), best, rtol=2e-2, atol=1e-6)
     alone = Ensemble(teachers.annotators[:1]).probabilities([small])
     torch.testing.assert_close(alone, teachers.annotators[0].probabilities(small))
+
+
+WHOLE = [[0, 0, 1, 1]]
+
+
+class Says(Annotator):
+    """Answers with given logits [C, H, W]."""
+
+    def __init__(self, logits: torch.Tensor, temperature: float = 1.0) -> None:
+        super().__init__(DenseHead(lambda batch: logits[None], torch.eye(len(logits))), temperature=temperature)
+
+
+def told(*logits: torch.Tensor) -> torch.Tensor:
+    """What an ensemble of such teachers makes of one image."""
+    return Ensemble([Says(one) for one in logits]).maps([noise(0, 1, 3, 8, 8)] * len(logits))
+
+
+def test_stored_classes_of_an_ensemble_beat_those_that_are_not_stored_whichever_the_tail() -> None:
+    logits = noise(0, 2, 1000, 5, 5)
+    logits[:, 7] += 12
+    logits[0, 20:24] += 4
+    logits[1, 20:24] += 5
+    truth = logits.softmax(dim=1).mean(dim=0)
+    assert 0.5 < float(truth[7].mean()) < 0.999
+    maps = told(logits[0], logits[1])
+    torch.testing.assert_close(maps.softmax(dim=1)[0], truth)
+    kept = top_k_batch(maps.numpy(), 5)
+    by_lse = pool(kept, WHOLE, 1000, tail="lse")[0]
+    by_zero = pool(kept, WHOLE, 1000, tail="zero")[0]
+    np.testing.assert_allclose(by_lse[7], float(truth[7].mean()), rtol=5e-3)  # float16 of a score of 12
+    assert by_zero.argmax() == 7
+    assert set(np.argsort(by_zero)[-5:].tolist()) == {7, 20, 21, 22, 23}
+    assert abs(by_zero[7] - by_lse[7]) < 0.02
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.1, 7), st.sampled_from([3, 12, 300]))
+def test_an_ensemble_of_one_model_twice_is_that_model_with_centred_logits(
+    seed: int, spread: float, classes: int
+) -> None:
+    logits = noise(seed, classes, 3, 4) * spread + noise(seed + 1, 3, 4) * 100  # what all classes share says nothing
+    centred = logits - logits.mean(dim=0)
+    twice, once = top_k_batch(told(logits, logits).numpy(), 3), top_k(centred.numpy(), 3)
+    np.testing.assert_allclose(twice.scores[0].astype(float), once.scores.astype(float), rtol=2e-3, atol=1e-3)
+    boxes = [[0.1, 0.2, 0.7, 0.5]]
+    for tail in ("zero", "lse"):
+        found, wanted = pool(twice, boxes, classes, tail=tail), pool([once], boxes, classes, tail=tail)  # type: ignore
+        np.testing.assert_allclose(found, wanted, atol=1e-2)
+
+
+def test_scores_of_the_surest_ensemble_are_far_from_the_end_of_float16() -> None:
+    logits = torch.zeros(1000, 2, 2)
+    logits[5] = 3e4
+    kept = top_k_batch(told(logits, logits / 2).numpy(), 2)
+    assert float(np.abs(kept.scores).max()) < 90
+    assert pool(kept, WHOLE, 1000)[0][5] == 1
+    np.testing.assert_allclose(pool(kept, WHOLE, 1000, tail="lse")[0][5], 1, atol=1e-3)
 
 
 def test_teachers_that_do_not_fit_are_refused() -> None:

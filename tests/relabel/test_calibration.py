@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize_scalar  # type: ignore[import-untyped]
+from scipy.stats import binom  # type: ignore[import-untyped]
 from sklearn.isotonic import IsotonicRegression
 
 from curate.errors import InputError
@@ -222,3 +223,26 @@ def test_six_real_models() -> None:
         kept = told >= limit
         assert 0.89 < y[kept].mean() < 0.94
         assert y[kept].sum() / y.sum() > 0.6
+
+
+def test_otherwise_stands_for_a_limit_that_is_not_shown() -> None:
+    """Ten true pairs show no precision of 0.9; class 1, wrong 40 times of 40 above it, surely misses it there."""
+    score = np.array([0.95] * 10 + [0.95] * 40 + [0.2] * 40)
+    truth = np.array([True] * 10 + [False] * 80)
+    classes = np.array([0] * 10 + [1] * 40 + [2] * 40)
+    without = c.fit_thresholds(score, classes, truth, 4, precision=0.9)
+    assert np.isinf([without.overall, *without.by_class]).all()
+    found = c.fit_thresholds(score, classes, truth, 4, precision=0.9, otherwise=0.9)
+    assert math.isinf(found.overall)
+    assert found.by_class.tolist() == [0.9, math.inf, 0.9, 0.9]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 30, 200, 400])
+@pytest.mark.parametrize("precision", [0.5, 0.9, 0.99])
+def test_misses_is_the_binomial_tail(n: int, precision: float) -> None:
+    """One wrong label of one does not show that 0.9 is missed (it happens one time in ten), two of two do."""
+    tails = binom.cdf(np.arange(n + 1), n, precision)
+    clear = np.abs(tails - 0.05) > (0.02 if n > 200 else 1e-9)  # Wilson's interval is near, not equal
+    found = np.array([c.misses(k, n, precision) for k in range(n + 1)])
+    assert (found == (tails <= 0.05))[clear].all()
+    assert not c.misses(0, 0, precision)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from curate.errors import InputError
-from curate.relabel.maps import LabelMap, dense, dense_probabilities, stack, top_k, top_k_batch
-from curate.relabel.pooling import pool, spread
+from curate.relabel.maps import LabelMap, LabelMaps, dense, dense_probabilities, stack, top_k, top_k_batch
+from curate.relabel.pooling import Tail, pool, spread
 
 
 def aligned(maps: np.ndarray, boxes: np.ndarray, order: str = "xyxy") -> torch.Tensor:
@@ -124,6 +124,23 @@ def test_all_classes_stored_is_the_plain_softmax_or_mean() -> None:
     assert np.abs(whole - torch.softmax(torch.from_numpy(x).mean((1, 2)), 0).numpy()).max() < 1e-3
     mean = pool([one], [[0, 0, 1, 1]], 6, tail="lse")[0]
     assert np.abs(mean - torch.softmax(torch.from_numpy(x), 0).mean((1, 2)).numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("level", [-2000, -30000, 0, 30000])
+def test_all_classes_stored_at_any_level_are_a_softmax_of_what_differs(level: int) -> None:
+    scores = np.array([0, 32, 64], dtype=np.float16).reshape(1, 3, 1, 1) + np.float16(level)
+    classes = np.array([2, 0, 1], dtype=np.uint16).reshape(1, 3, 1, 1)
+    wanted = np.exp(np.array([-32.0, 0.0, -64.0]))
+    np.testing.assert_allclose(pool(LabelMaps(scores, classes), [[0, 0, 1, 1]], 3)[0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tail", ["zero", "lse"])
+def test_a_batch_of_no_maps_is_no_targets(tail: Tail) -> None:
+    none = LabelMaps(np.zeros((0, 5, 3, 4), "f2"), np.zeros((0, 5, 3, 4), "u2"), np.zeros((0, 3, 4), "f4"))
+    found = pool(none, np.zeros((0, 4)), 10, tail=tail)
+    assert (found.shape, found.dtype) == ((0, 10), np.float32)
+    with pytest.raises(InputError, match="5 classes a cell"):
+        pool(none, np.zeros((0, 4)), 4)
 
 
 def test_boxes_at_the_edges_and_smaller_than_a_cell() -> None:

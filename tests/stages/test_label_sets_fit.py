@@ -17,7 +17,8 @@ def test_what_is_kept_reaches_the_precision() -> None:
     n = 40_000
     score, classes = rng.random(n), rng.integers(0, 10, n)
     truth, half = rng.random(n) < score**2, rng.random(n) < 0.5
-    curves, limits = fit(Pairs(score, classes, truth, half), 10, 0.9, "x")
+    curves, limits, shown = fit(Pairs(score, classes, truth, half), 10, 0.9, "x")
+    assert shown
     assert curves["class"].to_list() == [-1, *range(10)]
     # (1 + t + t^2) / 3, the mean of s^2 above t, is 0.9 at t = 0.8964, whose probability is 0.804
     assert limits.min() > 0.79
@@ -50,6 +51,27 @@ def test_a_rater_who_contradicts_the_others_counts_less(tmp_path: Path) -> None:
     told = weigh_answers([str(path)])
     careful, careless = told.filter(pl.col("uid_lo") >= 900).sort("uid_lo")["evidence"].to_list()
     assert careful > math.log(18) > 1.5 > careless > 0
+
+
+def test_few_pairs_leave_the_calibrated_probability_itself() -> None:
+    """23 true pairs and no false one above show 0.89 at most (Wilson, 95 %), so no limit is shown for 0.9."""
+    score = np.array([0.9] * 46 + [0.1] * 10)
+    truth, half = score > 0.5, np.arange(56) % 2 == 0
+    assert wilson_lower(np.array(23), np.array(23)) < 0.9 <= wilson_lower(np.array(25), np.array(25))
+    pairs = Pairs(score, np.zeros(56, dtype=np.int64), truth, half)
+    _, limits, shown = fit(pairs, 2, 0.9, "x")
+    assert (limits.tolist(), shown) == ([0.9, 0.9], False)
+
+
+@pytest.mark.parametrize("answers", [1, 50, 300])
+@pytest.mark.parametrize("yes", [0.0, 0.05, 0.5, 1.0])
+def test_who_answers_alone_keeps_the_trust_of_a_new_rater(tmp_path: Path, answers: int, yes: float) -> None:
+    """Nobody else answered these questions, so nothing is known of how good the answers are, however one-sided."""
+    path = tmp_path / "d.jsonl"
+    given = ["yes" if item < yes * answers else "no" for item in range(answers)]
+    path.write_bytes(b"".join(decision_line(f"{item:032x}", 0, one, "kim") for item, one in enumerate(given)))
+    evidence = weigh_answers([str(path)]).sort("uid_lo")["evidence"].to_numpy()
+    np.testing.assert_allclose(evidence, [math.log(18) * (1 if one == "yes" else -1) for one in given])
 
 
 def test_evidence_moves_log_odds() -> None:

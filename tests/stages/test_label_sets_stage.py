@@ -20,6 +20,7 @@ from curate.errors import CurateError, InputError
 from curate.formats.decisions import decision_line
 from curate.formats.label_maps import unpack
 from curate.pipeline.api import Run, prepare
+from curate.stages.label_sets import LabelSetsStage
 from curate.store.uids import format_uid
 
 IMAGES = 48
@@ -182,11 +183,26 @@ def test_known_labels_calibrate_scores(spec: dict[str, Any], plain: Run, tmp_pat
         p >= limits, "keep", np.where(p < np.minimum(0.2, limits), "drop", "unsure")
     ).tolist()  # fmt: skip
     told = run.artifacts("label_sets")["label_sets"]
-    assert told["known"] == {"pairs": len(found), "true": int(right.sum())}
+    assert told["known"] == {"images": 48, "pairs": len(found), "true": int(right.sum())}
     assert told["calibrated"]
+    assert told["precision_shown"]
     assert not [note for note in run.record.notes if note["step"] == "label_sets"]
     raw = np.abs(right.mean() - score.mean())
     assert np.abs(right[second].mean() - p[second].mean()) < raw / 3
+
+
+def test_few_reviewed_images_calibrate_and_leave_labels_that_are_kept(
+    spec: dict[str, Any], plain: Run, tmp_path: Path
+) -> None:
+    reviewed(plain, tmp_path / "known.csv")
+    head, *lines = (tmp_path / "known.csv").read_text().splitlines()
+    (tmp_path / "few.csv").write_text("\n".join([head, *lines[:12]]))
+    run = labelled(spec, {"reviewed": str(tmp_path / "few.csv"), "least": 0.0, "precision": 0.9})
+    told = run.artifacts("label_sets")["label_sets"]
+    assert (told["calibrated"], told["precision_shown"], told["known"]["images"]) == (True, False, 12)
+    found = pairs(run)
+    assert found.filter(pl.col("decision") == "keep")["probability"].min() >= 0.9 - 1e-6
+    assert found.filter(pl.col("probability") >= 0.9 + 1e-6)["decision"].unique().to_list() == ["keep"]
 
 
 def test_without_known_labels_scores_count_and_a_note_says_so(plain: Run) -> None:
@@ -241,6 +257,75 @@ def test_answers_move_their_question_alone_and_recompute_this_step_alone(
         out.write(decision_line(uid, asked["class"], "no", "kim") + decision_line(uid, asked["class"], "no", "lee"))
     denied = pairs(labelled(spec, options)).filter(pl.col("key") == key, pl.col("class") == asked["class"])
     assert denied.select("votes", "decision").row(0) == (2, "drop")
+
+
+def test_answers_decide_what_no_limit_keeps_and_no_other_question(
+    spec: dict[str, Any], plain: Run, tmp_path: Path
+) -> None:
+    """Every doubtful question is answered by two, as people that curate review asks would; the sure ones stay."""
+    path = tmp_path / "decisions.jsonl"
+    rng = np.random.default_rng(5)
+    asked = pairs(plain).filter(pl.col("probability").is_between(0.05, 0.95))
+    lines, said = [], {}
+    for row in asked.iter_rows(named=True):
+        answer = "yes" if rng.random() < row["probability"] else "no"
+        said[row["key"], row["class"]] = answer
+        uid = format_uid(row["uid_hi"], row["uid_lo"])
+        lines += [decision_line(uid, row["class"], answer, rater) for rater in ("kim", "lee")]
+    lines.append(decision_line("f" * 32, 1, "yes", "kim"))
+    path.write_bytes(b"".join(lines))
+    done = labelled(spec, {"least": 0.0, "votes": str(path)})
+    answered = {
+        (row["key"], row["class"]): row["decision"]
+        for row in pairs(done).filter(pl.col("votes") > 0).iter_rows(named=True)
+    }
+    assert answered == {at: "keep" if answer == "yes" else "drop" for at, answer in said.items()}
+    both = pairs(plain).join(pairs(done).filter(pl.col("votes") == 0), on=["key", "class"], suffix="_after")
+    assert both["probability"].equals(both["probability_after"].rename("probability"))
+    told = done.artifacts("label_sets")["label_sets"]
+    assert not told["calibrated"]
+    assert told["questions"] == {"answered": len(said) + 1, "of_this_input": len(said)}
+
+
+def test_what_a_file_said_when_the_run_began_counts(
+    spec: dict[str, Any], plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that come in while the stage works are for the next run: the state is named by what was there before."""
+    key = pairs(plain)["key"][0]
+    uid, asked = question(plain, key)
+    path = tmp_path / "decisions.jsonl"
+    path.write_bytes(decision_line(uid, asked["class"], "yes", "kim"))
+    summarise = LabelSetsStage.summarise
+
+    def meanwhile(self: LabelSetsStage, *given: Any) -> Any:
+        path.write_bytes(b"".join(decision_line(uid, asked["class"], "no", rater) for rater in ("kim", "lee", "max")))
+        return summarise(self, *given)
+
+    options = {"keep": 0.3, "least": 0.0, "votes": str(path)}
+    with monkeypatch.context() as patched:
+        patched.setattr(LabelSetsStage, "summarise", meanwhile)
+        first = pairs(labelled(spec, options))
+    later = pairs(labelled(spec, options))
+    mine = (pl.col("key") == key) & (pl.col("class") == asked["class"])
+    assert first.filter(mine).select("votes", "decision").row(0) == (1, "keep")
+    assert later.filter(mine).select("votes", "decision").row(0) == (3, "drop")
+
+
+def test_a_known_file_that_changes_meanwhile_is_refused(
+    spec: dict[str, Any], plain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviewed(plain, tmp_path / "known.csv")
+    summarise = LabelSetsStage.summarise
+
+    def meanwhile(self: LabelSetsStage, *given: Any) -> Any:
+        self.__dict__.pop("_reviewed", None)  # as on another process
+        with (tmp_path / "known.csv").open("a") as out:
+            out.write("\n")
+        return summarise(self, *given)
+
+    monkeypatch.setattr(LabelSetsStage, "summarise", meanwhile)
+    with pytest.raises(InputError, match=r"reviewed .*known\.csv has changed since this run began"):
+        labelled(spec, {"reviewed": str(tmp_path / "known.csv")})
 
 
 def test_a_class_that_people_name_is_looked_at_though_no_cell_stores_it(

@@ -22,7 +22,8 @@ from curate.formats.label_maps import MapsInfo, map_dtype, unpack
 from curate.pipeline.api import Run, prepare
 from curate.pipeline.explain import explain
 from curate.relabel.annotate import Annotator, Ensemble, Preprocessing, preprocessing_of
-from curate.relabel.maps import top_k_batch
+from curate.relabel.maps import LabelMaps, top_k_batch
+from curate.relabel.pooling import pool
 from curate.stages.teachers import Teachers
 
 
@@ -113,9 +114,13 @@ def test_several_teachers_are_averaged_as_probabilities(
     truth = both.probabilities(seen).numpy()
     scores, classes, lse = unpack(maps(run))
     assert scores.shape == (12, 2, 5, 5)
-    np.testing.assert_allclose(lse, 0, atol=1e-4)
+    np.testing.assert_allclose(lse, -np.log(truth).mean(axis=1), rtol=1e-4)
     kept = np.take_along_axis(truth, classes.astype(np.int64), axis=1)
-    np.testing.assert_allclose(np.exp(scores.astype(np.float64)), kept, rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(np.exp(scores.astype(np.float64) - lse[:, None]), kept, rtol=1e-2, atol=1e-6)
+    targets = pool(LabelMaps(scores, classes), [[0, 0, 1, 1]] * 12, tiny_teacher.CLASSES)
+    centred = np.log(truth) - np.log(truth).mean(axis=1, keepdims=True)
+    stored = np.where(centred >= np.sort(centred, axis=1)[:, -2:-1], centred, 0).mean(axis=(2, 3))
+    np.testing.assert_allclose(targets, np.exp(stored) / np.exp(stored).sum(axis=1, keepdims=True), atol=1e-2)
     np.testing.assert_allclose(kept[:, 0], truth.max(axis=1), rtol=1e-4)
     info = MapsInfo.model_validate(run.artifacts("relabel")["label_maps"])
     assert [one.temperature for one in info.teachers] == [1.0, 3.0]
@@ -234,6 +239,15 @@ def test_weights_and_preparation_decide_the_fingerprint_and_speed_does_not(
         {"scales": [1.0, 1.5]},
     ]  # fmt: skip
     assert len(same | {folder(**one) for one in changed}) == 7
+
+
+def test_only_maps_of_several_teachers_say_how_they_are_averaged(
+    tiny: dict[str, Any], teacher: dict[str, Any], other: dict[str, Any]
+) -> None:
+    first = {name: teacher[name] for name in ("model", "checkpoint")}
+    for teachers, said in (([first], {"teachers"}), ([first, other], {"teachers", "ensemble"})):
+        stage = prepare(with_relabel(tiny, {"teachers": teachers}))[1].step("relabel").stage
+        assert stage.identity().keys() == said
 
 
 def test_it_travels_without_the_loaded_networks(tiny: dict[str, Any], teacher: dict[str, Any]) -> None:

@@ -62,6 +62,35 @@ def test_a_model_of_one_size_is_not_given_another() -> None:
         describe([swin], 5, False, (1.0,))
 
 
+@pytest.mark.parametrize(
+    ("scales", "text"),
+    [
+        ((0.2,), "test_resnet has a single cell at 32 x 32 pixels, scale 0.2 of 160 x 160"),
+        ((1.0, 0.01), "test_resnet has a single cell at 2 x 2 pixels, scale 0.01 of 160 x 160"),
+    ],
+)
+def test_a_scale_that_leaves_one_cell_is_refused(scales: tuple[float, ...], text: str, weights: Path) -> None:
+    with pytest.raises(ModelError, match=text):
+        describe([wanted(weights)], 5, False, scales)
+
+
+def test_every_scale_of_every_teacher_is_tried_before_work(weights: Path) -> None:
+    swin = Wanted(classifier_config("swin_tiny_patch4_window7_224"), None, 1.0)
+    with pytest.raises(
+        ModelError, match=r"swin_tiny\w* does not take images of 336 x 336 pixels, scale 1.5 of 224 x 224: .*336"
+    ):
+        describe([swin], 5, False, (1.0, 1.5))
+    info, _ = describe([wanted(weights)], 5, False, (1.0, 1.5, 2.0))
+    assert (info.height, info.width) == (5, 5)
+
+
+def test_one_pass_over_one_image_a_scale(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = teachers._cells, list[tuple[int, ...]]()
+    monkeypatch.setattr(teachers, "_cells", lambda head, images: seen.append(tuple(images.shape)) or real(head, images))
+    describe([wanted(weights)], 5, False, (1.0, 2.0, 0.5, 2.0))
+    assert seen == [(1, 3, 160, 160), (1, 3, 320, 320), (1, 3, 80, 80)]
+
+
 def test_low_precision_is_for_the_features_and_the_head_stays_exact(weights: Path) -> None:
     """bfloat16 has 8 bits: features differ by about 1 %, and a head in bfloat16 would round scores to 8 bits too."""
     one = wanted(weights)
